@@ -50,6 +50,8 @@ pub mod kernel;
 
 pub mod tensor;
 
+pub mod spec;
+
 pub mod pack;
 
 pub mod form;

@@ -1,1 +1,160 @@
-//! kernels
+//! Inner loops, on slices and strides only.
+//!
+//! A [`KernelSet`] is a table of function pointers, one per loop, all compiled for
+//! the same instruction set. It can be had only from [`best`] and [`available`],
+//! which ask the CPU first: owning a `&KernelSet` is the licence to run it, and is
+//! what makes its methods safe. One list, at the end of this file, declares every
+//! kernel with its variants; dispatch, tests and benches all read that list.
+//!
+//! Loops that a compiler vectorises well are written once and compiled once per
+//! instruction set ([`autovec!`]); the others have a variant by hand. Every variant
+//! gives the same bits for integers, and for floats wherever the result is stored
+//! (encoders), because sums are kept in a fixed number of lanes and `mul_add` is
+//! used only where each variant has it. Matmul variants may differ in rounding; the
+//! bound is in `tests/kernels.rs`.
+
+use std::sync::OnceLock;
+
+/// Compiles `body` once per instruction set, as `portable`, `avx2` and `avx512` in a
+/// module of the given name.
+///
+/// `body` must be `#[inline(always)]`: that is what lets the wrapper's target features
+/// reach it.
+macro_rules! autovec {
+    ($(#[$doc:meta])* $name:ident = $body:path; fn($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        pub(crate) mod $name {
+            use super::*;
+            pub(crate) fn portable($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+            pub(crate) fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd")]
+            pub(crate) fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
+        }
+    };
+}
+pub(crate) use autovec;
+
+/// An instruction set that kernels are compiled for, in order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What every CPU of the target has.
+    Portable,
+    /// x86-64 with AVX2, FMA, F16C, BMI.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL, DQ, CD besides.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, best last.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// Lower-case name, as `CORTEX_DISABLE_CPU` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this CPU has it.
+    pub fn detected(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            macro_rules! all {
+                ($($f:tt),*) => { true $(&& std::arch::is_x86_feature_detected!($f))* };
+            }
+            match self {
+                Self::Portable => true,
+                Self::Avx2 => all!("avx2", "fma", "f16c", "bmi1", "bmi2", "popcnt", "lzcnt"),
+                Self::Avx512 => {
+                    Self::Avx2.detected()
+                        && all!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
+        }
+    }
+}
+
+/// The instruction sets that `CORTEX_DISABLE_CPU` takes away (a comma-separated list of
+/// `avx2`, `avx512`; taking a set away takes those that build on it), and the words in
+/// it that name none.
+pub fn disabled() -> (Vec<Isa>, Vec<String>) {
+    let list = std::env::var("CORTEX_DISABLE_CPU").unwrap_or_default();
+    let (mut off, mut unknown) = (Vec::new(), Vec::new());
+    for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
+        match Isa::ALL.into_iter().find(|i| i.name() == word) {
+            Some(Isa::Portable) | None => unknown.push(word.to_owned()),
+            Some(first) => off.extend(Isa::ALL.into_iter().filter(|i| *i >= first)),
+        }
+    }
+    (off, unknown)
+}
+
+/// Kernel sets that this CPU can run, best first, `CORTEX_DISABLE_CPU` notwithstanding.
+pub fn available() -> impl Iterator<Item = &'static KernelSet> {
+    SETS.iter().rev().filter(|s| s.isa.detected())
+}
+
+/// The best kernel set that this CPU has and `CORTEX_DISABLE_CPU` leaves. Detected once.
+pub fn best() -> &'static KernelSet {
+    static BEST: OnceLock<&KernelSet> = OnceLock::new();
+    BEST.get_or_init(|| {
+        let off = disabled().0;
+        available()
+            .find(|s| !off.contains(&s.isa))
+            .expect("the portable set is always available")
+    })
+}
+
+/// Makes `KernelSet`, its safe methods, and one table per instruction set, from one list.
+macro_rules! kernels {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? =
+        [$portable:path, $avx2:path, $avx512:path];)*) => {
+        /// The inner loops for one instruction set; see the [module](self).
+        #[allow(missing_debug_implementations)]
+        pub struct KernelSet {
+            isa: Isa,
+            $($name: unsafe fn($($ty),*) $(-> $ret)?,)*
+        }
+
+        #[allow(clippy::too_many_arguments)]
+        impl KernelSet {
+            /// The instruction set that this one needs.
+            pub fn isa(&self) -> Isa {
+                self.isa
+            }
+
+            $($(#[$doc])*
+            pub fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: the function needs nothing but the CPU features of `self.isa`,
+                // and a set leaves this module only after they were detected.
+                unsafe { (self.$name)($($arg),*) }
+            })*
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        static SETS: [KernelSet; 3] = [
+            KernelSet { isa: Isa::Portable, $($name: $portable,)* },
+            KernelSet { isa: Isa::Avx2, $($name: $avx2,)* },
+            KernelSet { isa: Isa::Avx512, $($name: $avx512,)* },
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        static SETS: [KernelSet; 1] = [KernelSet { isa: Isa::Portable, $($name: $portable,)* }];
+
+        /// Names of all kernels, for `doctor`.
+        pub const KERNEL_NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+kernels! {
+}
