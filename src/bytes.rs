@@ -86,11 +86,10 @@ impl<'a> Reader<'a> {
     pub fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let end = self.at.checked_add(n).filter(|e| *e <= self.bytes.len());
         let Some(end) = end else {
-            return Err(Error::corrupt(format!(
-                "{n} bytes expected, {} left",
-                self.remaining()
-            ))
-            .with_offset(self.at as u64));
+            return Err(
+                Error::corrupt(format!("{n} bytes expected, {} left", self.remaining()))
+                    .with_offset(self.at as u64),
+            );
         };
         let out = &self.bytes[self.at..end];
         self.at = end;

@@ -179,7 +179,10 @@ impl std::str::FromStr for DType {
     fn from_str(s: &str) -> Result<Self> {
         Self::from_name(s).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|d| d.name()).collect();
-            Error::invalid(format!("unknown dtype '{s}'; known are {}", names.join(", ")))
+            Error::invalid(format!(
+                "unknown dtype '{s}'; known are {}",
+                names.join(", ")
+            ))
         })
     }
 }

@@ -56,6 +56,11 @@ pub mod pack;
 
 pub mod form;
 
+pub mod matmul;
+
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
+pub use form::{ErrorStats, Tensor};
+pub use matmul::MatmulOptions;
+pub use spec::Spec;
 pub use tensor::{Dense, View};

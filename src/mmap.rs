@@ -23,8 +23,8 @@ pub struct Mapping {
 impl Mapping {
     /// Maps the file at `path`. An empty file gives an empty mapping.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
-        let file =
-            File::open(path).map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
+        let file = File::open(path)
+            .map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
         let meta = file
             .metadata()
             .map_err(|e| Error::io(format!("cannot stat {}", path.display()), e))?;

@@ -412,7 +412,10 @@ mod tests {
         let t = View::strided(DType::I16, &[6, 4], &[1, 6], bytes, 0).unwrap();
         assert!(!t.is_contiguous());
         let d = t.to_dense().unwrap();
-        assert_eq!(&d.as_slice::<i16>().unwrap()[..8], [0, 6, 12, 18, 1, 7, 13, 19]);
+        assert_eq!(
+            &d.as_slice::<i16>().unwrap()[..8],
+            [0, 6, 12, 18, 1, 7, 13, 19]
+        );
         let r = View::strided(DType::I16, &[2, 3], &[-6, -2], bytes, 23 * 2).unwrap();
         assert_eq!(
             r.to_dense().unwrap().as_slice::<i16>().unwrap(),

@@ -15,6 +15,11 @@
 
 use std::sync::OnceLock;
 
+pub mod columns;
+pub mod dense;
+pub mod quant;
+pub mod sparse;
+
 /// Compiles `body` once per instruction set, as `portable`, `avx2` and `avx512` in a
 /// module of the given name.
 ///
@@ -156,5 +161,41 @@ macro_rules! kernels {
     };
 }
 
+use dense::Difference;
+use quant::{Quantizer, TILE_ROWS};
+
 kernels! {
+    /// Encodes one tile of `rows` rows of `w` (row-major, all columns) into `tile`.
+    fn quant_encode(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) =
+        [quant::encode::portable, quant::encode::avx2, quant::encode::avx512];
+    /// Decodes one tile to `out`, row-major.
+    fn quant_decode(q: &Quantizer, tile: &[u8], rows: usize, out: &mut [f32]) =
+        [quant::decode::portable, quant::decode::avx2, quant::decode::avx512];
+    /// `out[b][r] = Σ x[b][col] · w[r][col]` for one tile of `rows` rows; `x` is
+    /// `[out.len(), cols]`, row-major. Lanes past `rows` hold no result.
+    fn quant_matmul(q: &Quantizer, tile: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
+        [quant::matmul::portable, quant::matmul::avx2, quant::matmul::avx512];
+    /// Least and largest value of `w`, or the index of the first that is not finite.
+    fn min_max(w: &[f32]) -> Result<(f32, f32), usize> =
+        [quant::min_max::portable, quant::min_max::avx2, quant::min_max::avx512];
+
+    /// `out[b][r] = Σ x[b][k] · w[r][k]` for row-major `w[rows, cols]`, `x[batch, cols]`.
+    fn dense_matmul(w: &[f32], x: &[f32], cols: usize, out: &mut [f32]) =
+        [dense::matmul::portable, dense::matmul::avx2, dense::matmul::avx512];
+    /// `y[i] += g · w[i]`.
+    fn add_scaled(g: f32, w: &[f32], y: &mut [f32]) =
+        [dense::add_scaled::portable, dense::add_scaled::avx2, dense::add_scaled::avx512];
+    /// Squared error, squared norm and largest error of `b` against `a`.
+    fn difference(a: &[f32], b: &[f32]) -> Difference =
+        [dense::difference::portable, dense::difference::avx2, dense::difference::avx512];
+
+    /// Number of set bits of a mask.
+    fn mask_count(mask: &[u8]) -> usize =
+        [sparse::count::portable, sparse::count::avx2, sparse::count::avx512];
+    /// Opens one masked row into `out` (zeros elsewhere); returns the values taken.
+    fn mask_expand_row(mask: &[u8], values: &[f32], out: &mut [f32]) -> usize =
+        [sparse::expand_row::portable, sparse::expand_row::avx2, sparse::expand_row::avx512];
+    /// Product of one masked row with one row of `x`, touching set columns only.
+    fn mask_dot_row(mask: &[u8], values: &[f32], x: &[f32]) -> f32 =
+        [sparse::dot_row::portable, sparse::dot_row::avx2, sparse::dot_row::avx512];
 }

@@ -17,7 +17,7 @@ use crate::pack::Chain;
 /// Chunks aim at this many raw bytes: small enough that a chunk and its decoded
 /// bytes stay in a 1 MiB L2 cache, large enough that zstd at level 3 loses less than
 /// 1 % against one 4 MiB block (measured on f32 weights).
-pub const TARGET_CHUNK_BYTES: usize = 256 << 10;
+const TARGET_CHUNK_BYTES: usize = 256 << 10;
 
 /// A part of a compressed tensor. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -258,11 +258,7 @@ impl Buffer {
 
     /// The raw bytes of `range`. Only the chunks that it touches are read, checked and
     /// decoded; `scratch` holds them where they cannot be handed out in place.
-    pub fn window<'a>(
-        &'a self,
-        range: Range<usize>,
-        scratch: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8]> {
+    pub fn window<'a>(&'a self, range: Range<usize>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let inner = &*self.0;
         if range.start > range.end || range.end > inner.raw_len {
             return Err(Error::internal(format!(
@@ -515,7 +511,10 @@ mod tests {
         let mut scratch = Vec::new();
         assert!(buffer.in_place());
         for range in [0..0, 0..1, 5..600_000, 262_000..262_500, 599_999..600_000] {
-            assert_eq!(buffer.window(range.clone(), &mut scratch).unwrap(), &raw[range]);
+            assert_eq!(
+                buffer.window(range.clone(), &mut scratch).unwrap(),
+                &raw[range]
+            );
         }
         assert!(buffer.window(0..600_001, &mut scratch).is_err());
     }

@@ -43,8 +43,7 @@ pub struct PackDef {
 }
 
 /// Every pack there is.
-pub static REGISTRY: &[PackDef] = &[
-];
+pub static REGISTRY: &[PackDef] = &[];
 
 /// The pack of this name.
 pub fn find(term: &Term) -> Result<&'static PackDef> {

@@ -1,0 +1,257 @@
+//! `dense`: the elements themselves, or rounded to a half-precision type.
+//!
+//! * Exploits: nothing; it is what everything else is measured against, and the form
+//!   that packs (`dense | shuffle | zstd`) are put on for lossless storage.
+//! * Layout: one part, `data`: little-endian elements, row-major. With `type=` the
+//!   elements are of that type, and parameter `type` names it.
+//! * Error: none; with `type=f16` a relative 2⁻¹¹ per element inside ±65504 (values
+//!   beyond are refused), with `type=bf16` 2⁻⁹.
+//! * Matmul: rows × cols multiplications per row of `x`, f32 sums; f32 rows are read in
+//!   place, other types are converted a window at a time.
+//! * Loses: to `q` at any error above 0.5 %, to `mask` on anything with many zeros.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, kernels};
+use crate::bytes::AlignedBytes;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::kernel::KernelSet;
+use crate::pack::Buffer;
+use crate::spec::{Codec, Kind, OptionDef, Options};
+use crate::tensor::View;
+
+pub(super) static DEF: FormDef = FormDef {
+    kind: "dense",
+    codecs: &[Codec {
+        name: "dense",
+        summary: "the elements as they are, or rounded to a half-precision type",
+        options: &[OptionDef {
+            key: "type",
+            aliases: &[],
+            kind: Kind::Choice(&["f16", "bf16"]),
+            default: None,
+            doc: "round floats to this type",
+        }],
+    }],
+    canonical: |_, options| options.canonical(&super::registry::nested),
+    lossless: |_, options| !options.given("type"),
+    encode,
+    open,
+};
+
+#[derive(Debug, Clone)]
+struct Dense {
+    meta: Meta,
+    /// Type of the stored elements.
+    stored: DType,
+    data: Buffer,
+}
+
+fn encode(
+    view: &View<'_>,
+    _: &'static Codec,
+    options: &Options,
+    _: &EncodeContext,
+) -> Result<Box<dyn Form>> {
+    let meta = Meta::new(view.dtype(), view.shape())?;
+    let stored = match options.text("type") {
+        Some(name) if meta.dtype.is_float() => name.parse()?,
+        Some(_) => {
+            return Err(Error::invalid(format!(
+                "dense(type=…) rounds floats; the tensor is {}",
+                meta.dtype
+            )));
+        }
+        None => meta.dtype,
+    };
+    let width = stored.size();
+    let unit = meta.cols * width;
+    let data = match view.backing() {
+        // The model file itself serves as the buffer: nothing is copied.
+        Some(b) if stored == meta.dtype => {
+            let range = b.offset..b.offset + meta.byte_len();
+            Buffer::mapped(b.mapping, range, width, unit)?
+        }
+        _ => {
+            let mut bytes = AlignedBytes::zeroed(meta.len() * width)?;
+            if unit > 0 {
+                convert(view, stored, &mut bytes)?;
+            }
+            Buffer::owned(bytes, width, unit)?
+        }
+    };
+    Ok(Box::new(Dense { meta, stored, data }))
+}
+
+fn convert(view: &View<'_>, stored: DType, bytes: &mut [u8]) -> Result<()> {
+    let cols = view.cols();
+    let row_bytes = cols * stored.size();
+    let window = (1usize << 16).div_ceil(cols);
+    let results: Vec<Result<()>> = bytes
+        .par_chunks_mut(window * row_bytes)
+        .enumerate()
+        .map(|(i, out)| {
+            let first = i * window;
+            let rows = first..first + out.len() / row_bytes;
+            if stored == view.dtype() {
+                view.read_rows(rows, out);
+                return Ok(());
+            }
+            let mut floats = vec![0.0; rows.len() * cols];
+            view.read_rows_f32(rows, &mut floats);
+            if let Err(at) = kernels().min_max(&floats) {
+                return Err(super::encode::not_finite(view, first * cols + at));
+            }
+            stored.from_f32(&floats, out);
+            // The type's range is smaller than f32's: what is above rounds to infinity.
+            let mut back = vec![0.0; floats.len()];
+            stored.to_f32(out, &mut back);
+            match kernels().min_max(&back) {
+                Ok(_) => Ok(()),
+                Err(at) => Err(Error::invalid(format!(
+                    "{} at index {} does not fit {stored}",
+                    floats[at],
+                    first * cols + at
+                ))),
+            }
+        })
+        .collect();
+    results.into_iter().collect()
+}
+
+/// Elements that the caller has made and gives away: values of a mask.
+pub(super) fn from_owned(meta: Meta, bytes: AlignedBytes) -> Result<Box<dyn Form>> {
+    let width = meta.dtype.size();
+    Ok(Box::new(Dense {
+        stored: meta.dtype,
+        data: Buffer::owned(bytes, width, meta.row_bytes())?,
+        meta,
+    }))
+}
+
+fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
+    let meta = stored.meta.clone();
+    let dtype = match stored.params.contains_key("type") {
+        true => DType::from_name(stored.text("type")?)
+            .filter(|d| matches!(d, DType::F16 | DType::BF16) && meta.dtype.is_float())
+            .ok_or_else(|| Error::corrupt("parameter 'type' names no half-precision type"))?,
+        false => meta.dtype,
+    };
+    let data = stored.buffer("data", meta.len() * dtype.size())?;
+    Ok(Box::new(Dense {
+        meta,
+        stored: dtype,
+        data,
+    }))
+}
+
+impl Dense {
+    fn window<'a>(&'a self, rows: &Range<usize>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        let row = self.meta.cols * self.stored.size();
+        self.data.window(rows.start * row..rows.end * row, scratch)
+    }
+}
+
+impl Form for Dense {
+    fn kind(&self) -> &'static str {
+        DEF.kind
+    }
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn params(&self) -> Map<String, Value> {
+        let mut params = Map::new();
+        if self.stored != self.meta.dtype {
+            params.insert("type".into(), self.stored.name().into());
+        }
+        params
+    }
+
+    fn parts(&self) -> Vec<(&'static str, Part<'_>)> {
+        vec![("data", Part::Buffer(&self.data))]
+    }
+
+    fn map_buffers(&self, f: &mut dyn FnMut(&Buffer) -> Result<Buffer>) -> Result<Box<dyn Form>> {
+        Ok(Box::new(Self {
+            data: f(&self.data)?,
+            ..self.clone()
+        }))
+    }
+
+    fn is_exact(&self) -> bool {
+        self.stored == self.meta.dtype
+    }
+
+    fn row_unit(&self) -> usize {
+        match (self.data.in_place(), self.meta.cols * self.stored.size()) {
+            // A window of whole chunks decodes each chunk once.
+            (false, row) if row > 0 => (self.data.chunk_len() / row).max(1),
+            _ => 1,
+        }
+    }
+
+    fn scratch_for(&self, rows: usize) -> usize {
+        self.data
+            .scratch_for(rows * self.meta.cols * self.stored.size())
+    }
+
+    fn decode_f32(&self, rows: Range<usize>, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
+        self.stored
+            .to_f32(self.window(&rows, &mut scratch.bytes)?, out);
+        Ok(())
+    }
+
+    fn decode_native(
+        &self,
+        rows: Range<usize>,
+        out: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        if self.is_exact() {
+            out.copy_from_slice(self.window(&rows, &mut scratch.bytes)?);
+            return Ok(());
+        }
+        let mut floats = vec![0.0; rows.len() * self.meta.cols];
+        self.decode_f32(rows, &mut floats, scratch)?;
+        self.meta.dtype.from_f32(&floats, out);
+        Ok(())
+    }
+
+    fn matmul_scratch_for(&self, rows: usize) -> usize {
+        let floats = if self.stored == DType::F32 && self.data.in_place() {
+            0
+        } else {
+            rows * self.meta.cols * 4
+        };
+        self.scratch_for(rows) + floats
+    }
+
+    fn matmul_rows(
+        &self,
+        rows: Range<usize>,
+        x: &[f32],
+        out: &mut [f32],
+        kernels: &KernelSet,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let cols = self.meta.cols;
+        let window = self.window(&rows, &mut scratch.bytes)?;
+        if self.stored == DType::F32
+            && let Ok(w) = bytemuck::try_cast_slice::<u8, f32>(window)
+        {
+            kernels.dense_matmul(w, x, cols, out);
+            return Ok(());
+        }
+        let floats = &mut scratch.floats;
+        floats.resize(rows.len() * cols, 0.0);
+        self.stored.to_f32(window, floats);
+        kernels.dense_matmul(floats, x, cols, out);
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! From a dense view and a resolved spec to a compressed tensor.
+
+use rayon::prelude::*;
+
+use super::registry::{Found, find};
+use super::{ErrorStats, Form, Scratch, Tensor, kernels, window_rows};
+use crate::dtype::DType;
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::dense::Difference;
+use crate::spec::Spec;
+use crate::tensor::View;
+
+/// What an encoder is told besides the view and the options.
+#[derive(Default)]
+pub struct EncodeContext<'a> {
+    /// Asked now and then; true stops the work with a `Cancelled` error.
+    pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
+}
+
+impl std::fmt::Debug for EncodeContext<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncodeContext")
+    }
+}
+
+impl EncodeContext<'_> {
+    /// A `Cancelled` error if the caller asked to stop.
+    pub fn check_cancel(&self) -> Result<()> {
+        match self.cancelled {
+            Some(cancelled) if cancelled() => {
+                Err(Error::new(ErrorKind::Cancelled, "cancelled by the caller"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Encodes `view` as a canonical spec without directives says, and measures the error.
+pub fn encode(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<Tensor> {
+    let form = encode_form(view, spec, context)?;
+    let error = if form.is_exact() {
+        ErrorStats::EXACT
+    } else {
+        measure(view, &*form, context)?
+    };
+    Ok(Tensor::new(spec.clone(), form.into(), error))
+}
+
+/// The form alone, packed, its error not measured: for parts of another form.
+pub(super) fn encode_form(
+    view: &View<'_>,
+    spec: &Spec,
+    context: &EncodeContext,
+) -> Result<Box<dyn Form>> {
+    context.check_cancel()?;
+    let [term] = spec.terms.as_slice() else {
+        return Err(Error::internal("an unresolved sum"));
+    };
+    let Found::Form(def, codec) = find(term)? else {
+        return Err(Error::internal(format!("'{term}' was not resolved")));
+    };
+    let form = (def.encode)(view, codec, &term.options(codec)?, context)?;
+    if spec.packs.is_empty() {
+        return Ok(form);
+    }
+    form.map_buffers(&mut |buffer| {
+        context.check_cancel()?;
+        // A nested spec with packs of its own keeps them.
+        if buffer.chain().is_empty() {
+            buffer.pack(&spec.packs)
+        } else {
+            Ok(buffer.clone())
+        }
+    })
+}
+
+/// Least and largest value of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub(super) min: f32,
+    pub(super) max: f32,
+}
+
+impl Range {
+    pub(super) fn max_abs(self) -> f32 {
+        self.max.max(-self.min).max(0.0)
+    }
+
+    /// The value of largest magnitude; the negative one of a tie.
+    pub(super) fn extreme(self) -> f32 {
+        if -self.min >= self.max {
+            self.min
+        } else {
+            self.max
+        }
+    }
+}
+
+/// Values read by one task of a pass over a view.
+const TASK_VALUES: usize = 64 << 10;
+
+/// Least and largest value, or an error that names the first value that is not finite.
+/// (0, 0) for an empty view.
+pub(super) fn range(view: &View<'_>, context: &EncodeContext) -> Result<Range> {
+    let cols = view.cols();
+    if view.is_empty() {
+        return Ok(Range { min: 0.0, max: 0.0 });
+    }
+    let window = (TASK_VALUES / cols).max(1);
+    let ranges: Vec<Result<Range>> = (0..view.rows().div_ceil(window))
+        .into_par_iter()
+        .map_init(Vec::new, |floats: &mut Vec<f32>, i| {
+            context.check_cancel()?;
+            let rows = i * window..((i + 1) * window).min(view.rows());
+            floats.resize(rows.len() * cols, 0.0);
+            view.read_rows_f32(rows.clone(), floats);
+            match kernels().min_max(floats) {
+                Ok((min, max)) => Ok(Range { min, max }),
+                Err(at) => Err(not_finite(view, rows.start * cols + at)),
+            }
+        })
+        .collect();
+    ranges.into_iter().try_fold(
+        Range {
+            min: f32::INFINITY,
+            max: f32::NEG_INFINITY,
+        },
+        |a, b| {
+            let b = b?;
+            Ok(Range {
+                min: a.min.min(b.min),
+                max: a.max.max(b.max),
+            })
+        },
+    )
+}
+
+/// The error for a value that a lossy form cannot take. `index` is flat, row-major.
+pub(super) fn not_finite(view: &View<'_>, index: usize) -> Error {
+    let cols = view.cols();
+    let row = index / cols;
+    let mut raw = vec![0u8; cols * view.dtype().size()];
+    view.read_rows(row..row + 1, &mut raw);
+    let at = (index % cols) * view.dtype().size();
+    let wide = match view.dtype() {
+        DType::F64 => raw[at..].first_chunk().map(|b| f64::from_le_bytes(*b)),
+        _ => None,
+    };
+    let value = wide.unwrap_or_else(|| {
+        let mut one = [0.0];
+        let size = view.dtype().size();
+        view.dtype().to_f32(&raw[at..at + size], &mut one);
+        f64::from(one[0])
+    });
+    let why = if value.is_finite() {
+        "is outside the range of f32"
+    } else {
+        "is not finite"
+    };
+    Error::invalid(format!(
+        "{value} at index {index} {why}; a lossy form cannot hold it (use a lossless spec for this tensor)"
+    ))
+}
+
+/// The error of a form against the tensor that it was made from, over the elements that
+/// decoding gives back. The same on every machine and thread count.
+pub(super) fn measure(
+    view: &View<'_>,
+    form: &dyn Form,
+    context: &EncodeContext,
+) -> Result<ErrorStats> {
+    let meta = form.meta();
+    if meta.is_empty() {
+        return Ok(ErrorStats::EXACT);
+    }
+    let window = window_rows(form, TASK_VALUES);
+    let sums: Vec<Difference> = (0..meta.rows.div_ceil(window))
+        .into_par_iter()
+        .map_init(
+            || (Scratch::default(), Vec::new(), Vec::new(), Vec::new()),
+            |(scratch, a, b, raw), i| {
+                context.check_cancel()?;
+                let rows = i * window..((i + 1) * window).min(meta.rows);
+                let n = rows.len() * meta.cols;
+                if meta.dtype == DType::F64 {
+                    return measure_f64(view, form, rows, scratch);
+                }
+                let (a, b): (&mut Vec<f32>, &mut Vec<f32>) = (a, b);
+                a.resize(n, 0.0);
+                b.resize(n, 0.0);
+                view.read_rows_f32(rows.clone(), a);
+                if meta.dtype == DType::F32 {
+                    form.decode_f32(rows, b, scratch)?;
+                } else {
+                    let raw: &mut Vec<u8> = raw;
+                    raw.resize(n * meta.dtype.size(), 0);
+                    form.decode_native(rows, raw, scratch)?;
+                    meta.dtype.to_f32(raw, b);
+                }
+                Ok(kernels().difference(a, b))
+            },
+        )
+        .collect::<Result<_>>()?;
+    let total = sums.iter().fold(Difference::default(), |a, b| Difference {
+        error: a.error + b.error,
+        norm: a.norm + b.norm,
+        max_abs: a.max_abs.max(b.max_abs),
+    });
+    Ok(ErrorStats::from_sums(
+        total.error,
+        total.norm,
+        total.max_abs,
+    ))
+}
+
+fn measure_f64(
+    view: &View<'_>,
+    form: &dyn Form,
+    rows: std::ops::Range<usize>,
+    scratch: &mut Scratch,
+) -> Result<Difference> {
+    let mut a = vec![0u8; rows.len() * form.meta().row_bytes()];
+    let mut b = a.clone();
+    view.read_rows(rows.clone(), &mut a);
+    form.decode_native(rows, &mut b, scratch)?;
+    let mut sums = Difference::default();
+    let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    for (a, b) in a.iter().zip(b) {
+        let (a, b) = (f64::from_le_bytes(*a), f64::from_le_bytes(*b));
+        sums.error += (a - b) * (a - b);
+        sums.norm += a * a;
+        sums.max_abs = sums.max_abs.max((a - b).abs());
+    }
+    Ok(sums)
+}
