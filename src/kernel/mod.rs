@@ -15,6 +15,7 @@
 
 use std::sync::OnceLock;
 
+mod bytes;
 pub mod columns;
 pub mod dense;
 pub mod quant;
@@ -198,4 +199,27 @@ kernels! {
     /// Product of one masked row with one row of `x`, touching set columns only.
     fn mask_dot_row(mask: &[u8], values: &[f32], x: &[f32]) -> f32 =
         [sparse::dot_row::portable, sparse::dot_row::avx2, sparse::dot_row::avx512];
+
+    /// Byte j of every element of `width` bytes (1, 2, 4, 8) to plane j; the tail that
+    /// fills no element as it is. `dst` is as long as `src`.
+    fn shuffle(src: &[u8], dst: &mut [u8], width: usize) =
+        [bytes::shuffle, bytes::x86::shuffle, bytes::x86::shuffle];
+    /// The inverse of `shuffle`.
+    fn unshuffle(src: &[u8], dst: &mut [u8], width: usize) =
+        [bytes::unshuffle, bytes::x86::unshuffle, bytes::x86::unshuffle];
+    /// Bit b of every byte to plane b, which begins at `dst[b * stride]` and is
+    /// `src.len() / 8` long; the first byte's bit is the lowest. `src.len()` is a
+    /// multiple of 8.
+    fn bit_split(src: &[u8], dst: &mut [u8], stride: usize) =
+        [bytes::bit_split, bytes::x86::bit_split, bytes::x86::bit_split_512];
+    /// The inverse of `bit_split`: planes in `src`, `dst.len()` a multiple of 8.
+    fn bit_join(src: &[u8], dst: &mut [u8], stride: usize) =
+        [bytes::bit_join, bytes::x86::bit_join, bytes::x86::bit_join_512];
+    /// Wrapping differences of little-endian integers of `width` bytes; the tail as it
+    /// is. `dst` is as long as `src`.
+    fn delta(src: &[u8], dst: &mut [u8], width: usize) =
+        [bytes::delta::portable, bytes::delta::avx2, bytes::delta::avx512];
+    /// The inverse of `delta`.
+    fn undelta(src: &[u8], dst: &mut [u8], width: usize) =
+        [bytes::undelta::portable, bytes::undelta::avx2, bytes::undelta::avx512];
 }
