@@ -56,6 +56,8 @@ pub mod pack;
 
 pub mod form;
 
+pub mod import;
+
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use tensor::{Dense, View};
