@@ -58,6 +58,8 @@ pub mod form;
 
 pub mod import;
 
+pub mod export;
+
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use tensor::{Dense, View};
