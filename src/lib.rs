@@ -38,6 +38,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 
+pub mod atomic;
 pub mod bytes;
 pub mod dtype;
 pub mod error;
@@ -57,6 +58,16 @@ pub mod pack;
 pub mod form;
 
 pub mod matmul;
+
+pub mod archive;
+
+pub mod import;
+
+pub mod export;
+
+pub mod plan;
+
+pub mod model;
 
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};

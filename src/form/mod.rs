@@ -23,6 +23,7 @@ use crate::pack::Buffer;
 use crate::tensor::{checked_bytes, matrix_dims};
 
 pub use encode::{EncodeContext, encode};
+pub(crate) use registry::find_kind;
 pub use registry::{FormDef, REGISTRY, codecs_json, is_lossless, parse, resolve};
 pub use tensor::{ErrorStats, Tensor};
 
@@ -270,13 +271,13 @@ impl Stored {
     }
 }
 
-/// Stored bytes of a form, all parts counted, without checksums and index.
+/// Bytes of a form in an archive: all parts, chunks padded; without the index.
 pub fn stored_bytes(form: &dyn Form) -> u64 {
     let parts = form.parts();
     parts
         .iter()
         .map(|(_, part)| match part {
-            Part::Buffer(b) => b.stored_len() as u64,
+            Part::Buffer(b) => b.stored_len(),
             Part::Form(f) => stored_bytes(*f),
         })
         .sum()

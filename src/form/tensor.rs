@@ -122,7 +122,8 @@ impl Tensor {
         self.meta().byte_len() as u64
     }
 
-    /// Bytes of all parts as stored: codes, scales, masks, indices, packed chunks.
+    /// Bytes that it takes in an archive: codes, scales, masks, indices, packed chunks,
+    /// with the padding of chunks to 64 bytes; the index's JSON is not counted.
     pub fn stored_bytes(&self) -> u64 {
         stored_bytes(&*self.form)
     }

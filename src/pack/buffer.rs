@@ -19,6 +19,10 @@ use crate::pack::Chain;
 /// 1 % against one 4 MiB block (measured on f32 weights).
 const TARGET_CHUNK_BYTES: usize = 256 << 10;
 
+/// Stored chunks begin at multiples of this many bytes of a file: a cache line, and the
+/// widest vector.
+pub const STORED_ALIGN: u64 = 64;
+
 /// A part of a compressed tensor. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Buffer(Arc<Inner>);
@@ -204,9 +208,10 @@ impl Buffer {
         self.0.raw_len == 0
     }
 
-    /// Stored bytes, without checksums and index.
-    pub fn stored_len(&self) -> usize {
-        self.0.chunks.iter().map(|c| c.stored_len).sum()
+    /// Bytes in an archive: stored chunks, each filled up to [`STORED_ALIGN`].
+    pub fn stored_len(&self) -> u64 {
+        let lens = self.0.chunks.iter().map(|c| c.stored_len as u64);
+        lens.map(|n| n.next_multiple_of(STORED_ALIGN)).sum()
     }
 
     /// The packs at rest.
@@ -471,12 +476,12 @@ fn chunk_len(unit: usize) -> usize {
 }
 
 #[cfg(unix)]
-fn read_at(file: &File, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+pub(crate) fn read_at(file: &File, out: &mut [u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
 }
 
 #[cfg(windows)]
-fn read_at(file: &File, mut out: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+pub(crate) fn read_at(file: &File, mut out: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     while !out.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, out, offset)? {
             0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),

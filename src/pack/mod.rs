@@ -17,7 +17,8 @@ mod rle;
 mod shuffle;
 mod zstd;
 
-pub use buffer::{Buffer, ChunkRecord, Store, StoredBuffer, TARGET_CHUNK_BYTES};
+pub(crate) use buffer::read_at;
+pub use buffer::{Buffer, ChunkRecord, STORED_ALIGN, Store, StoredBuffer};
 
 use crate::error::{Error, Result};
 use crate::limits;
