@@ -82,9 +82,6 @@ mod version;
 mod view;
 mod writer;
 
-#[cfg(test)]
-mod tests;
-
 /// safer-ffi's own header of the same functions, which `cargo xtask header --safer FILE`
 /// asks for by naming the file in `CORTEX_SAFER_HEADER`.
 #[cfg(all(test, feature = "headers"))]
