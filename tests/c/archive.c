@@ -141,7 +141,15 @@ static void damaged(const char *path) {
   FAILS(CORTEX_CORRUPT, "tensor 'a'", cortex_tensor_verify(t, &err));
   OK(cortex_tensor_verify(b, &err));
 
-  /* Writing damaged data into another archive is refused, and breaks the writer. */
+  /* Damaged data does not get into another archive, and breaks its writer. */
+  int files = files_in_folder();
+  cortex_writer *writer = NULL;
+  OK(cortex_writer_create(in_folder("copy.cai"), &writer, &err));
+  OK(cortex_writer_add(writer, "b", b, &err));
+  FAILS(CORTEX_CORRUPT, "tensor 'a'", cortex_writer_add(writer, "a", t, &err));
+  FAILS(CORTEX_INVALID_ARGUMENT, "broken", cortex_writer_finish(writer, NULL, &err));
+  cortex_writer_free(writer);
+  CHECK(files_in_folder() == files);
   cortex_archive_free(archive);
   cortex_tensor_free(t);
   cortex_tensor_free(b);

@@ -138,7 +138,7 @@ static void bad_text(void) {
   cortex_view v = good();
   FAILS(BAD, "column 1", cortex_tensor_compress(&v, "int9", &t, &err));
   FAILS(BAD, "int8", cortex_tensor_compress(&v, "int9", &t, &err)); /* the nearest name */
-  FAILS(BAD, "column 12", cortex_tensor_compress(&v, "int8(group=7x)", &t, &err));
+  FAILS(BAD, "column 6", cortex_tensor_compress(&v, "int8(group=7x)", &t, &err));
   FAILS(BAD, "column", cortex_tensor_compress(&v, "", &t, &err));
   FAILS(BAD, "column 5", cortex_spec_parse("int8)", &s, &err));
   const char *invalid = "a\xff" "b";
