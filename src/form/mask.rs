@@ -217,7 +217,7 @@ fn encode_form(
         super::dense::from_owned(Meta::new(meta.dtype, &shape)?, values)?
     } else {
         let view = View::new(meta.dtype, &shape, &values)?;
-        encode::encode_form(&view, &values_spec, context)?
+        encode::encode_unmeasured(&view, &values_spec, context)?
     };
 
     let mut offsets = AlignedBytes::zeroed(blocks * 8)?;
