@@ -494,19 +494,13 @@ fn head_rows(q: &Quantizer, head: &[u8], rows: usize) -> (Rows, Rows) {
         );
     }
     let read = |bytes: &[u8]| {
-        let mut bits = [0u16; TILE_ROWS];
-        match bytes.as_chunks::<2>().0 {
-            full if full.len() == TILE_ROWS => {
-                for r in 0..TILE_ROWS {
-                    bits[r] = u16::from_le_bytes(full[r]);
-                }
-            }
-            part => {
-                for (bits, b) in bits.iter_mut().zip(part) {
-                    *bits = u16::from_le_bytes(*b);
-                }
-            }
+        let mut raw = [0u8; 2 * TILE_ROWS];
+        match bytes.first_chunk() {
+            // A copy of known length stays in a register.
+            Some(full) => raw = *full,
+            None => raw[..bytes.len()].copy_from_slice(bytes),
         }
+        let bits: [u16; TILE_ROWS] = bytemuck::cast(raw);
         each(|r| from_f16(bits[r]) * q.multiplier)
     };
     let s = read(&head[..2 * rows]);
