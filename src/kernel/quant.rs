@@ -374,7 +374,13 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
     let padded = layout.group.min(layout.cols).next_multiple_of(BLOCK_COLS) + BLOCK_COLS;
     let mut values = vec![0.0f32; padded];
     let mut code = vec![0u8; padded];
-    let inverse_multiplier = 1.0 / q.multiplier;
+    // Groups with scales are encoded in units of the multiplier: a power of two, so no
+    // code changes by it, and sums of squares of very large or small weights stay in range.
+    let unit = if layout.scales {
+        1.0 / q.multiplier
+    } else {
+        1.0
+    };
     let mut at = 0;
     let mut start = 0;
     while start < layout.cols {
@@ -386,20 +392,21 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
         let lanes = c.next_multiple_of(LANES);
         for row in 0..rows {
             let from = row * layout.cols + start;
-            values[..c].copy_from_slice(&w[from..from + c]);
+            for (v, w) in values[..c].iter_mut().zip(&w[from..from + c]) {
+                *v = w * unit;
+            }
             let group = &values[..lanes];
             let (s, z) = if !layout.scales {
                 (q.multiplier, q.offset * q.multiplier)
             } else if layout.zeros {
                 let (s, m) = search_asymmetric(group, c, 2.0 * half - 1.0, q.search);
-                let s = f16::from_f32(s * inverse_multiplier);
-                let s_real = s.to_f32() * q.multiplier;
+                let s = f16::from_f32(s);
                 // Codes are signed: the zero is the value of code 0, not of the lowest.
-                let z = f16::from_f32((m + half * s_real) * inverse_multiplier);
+                let z = f16::from_f32(m + half * s.to_f32());
                 head[2 * row..2 * row + 2].copy_from_slice(&s.to_le_bytes());
                 let to = 2 * (rows + row);
                 head[to..to + 2].copy_from_slice(&z.to_le_bytes());
-                (s_real, z.to_f32() * q.multiplier)
+                (s.to_f32(), z.to_f32())
             } else {
                 let s0 = extreme(group) / -half;
                 let s = match q.search {
@@ -407,9 +414,9 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
                     Search::LeastSquares if s0 == 0.0 => s0,
                     Search::LeastSquares => search_symmetric(group, half, s0),
                 };
-                let s = f16::from_f32(s * inverse_multiplier);
+                let s = f16::from_f32(s);
                 head[2 * row..2 * row + 2].copy_from_slice(&s.to_le_bytes());
-                (s.to_f32() * q.multiplier, 0.0)
+                (s.to_f32(), 0.0)
             };
             codes(&values[..lanes], s, z, half, &mut code[..lanes]);
             code[c..].fill(half as u8);
