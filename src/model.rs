@@ -9,6 +9,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use crate::archive::{Archive, Entry, Writer};
+use crate::bytes::AlignedBytes;
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export;
@@ -300,7 +301,8 @@ fn for_windows(tensor: &Tensor, f: &mut dyn FnMut(&[u8]) -> Result<()>) -> Resul
     }
     let unit = tensor.form().row_unit();
     let step = (STREAM_BYTES / row_bytes / unit * unit).max(unit);
-    let mut out = vec![0u8; step.min(tensor.rows()) * row_bytes];
+    // A row may be larger than memory: an archive can claim anything.
+    let mut out = AlignedBytes::zeroed(step.min(tensor.rows()) * row_bytes)?;
     let mut start = 0;
     while start < tensor.rows() {
         let rows = start..(start + step).min(tensor.rows());
@@ -418,14 +420,16 @@ fn diff_tensor(name: &str, a: &Tensor, b: &Tensor) -> Result<TensorDiff> {
     let row_bytes = a.meta().row_bytes();
     let dtype = a.dtype();
     let (mut error, mut norm, mut max, mut same) = (0.0f64, 0.0f64, 0.0f64, true);
-    let mut other = Vec::new();
+    let mut other = AlignedBytes::default();
     let mut row = 0;
     for_windows(a, &mut |bytes| {
         let rows = row..row + bytes.len() / row_bytes;
         row = rows.end;
-        other.resize(bytes.len(), 0);
+        if other.len() != bytes.len() {
+            other = AlignedBytes::zeroed(bytes.len())?;
+        }
         b.decode_rows(rows, &mut other)?;
-        if bytes == other {
+        if *bytes == *other {
             for v in values(dtype, bytes) {
                 norm += v * v;
             }

@@ -378,7 +378,13 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
     assert!(w.len() == rows * layout.cols && tile.len() == rows * layout.row_bytes());
     assert!(rows <= TILE_ROWS);
     let half = (1 << (BITS - 1)) as f32;
-    let inverse_multiplier = 1.0 / q.multiplier;
+    // Groups with scales are encoded in units of the multiplier: a power of two, so no
+    // code changes by it, and sums of squares of very large or small weights stay in range.
+    let (unit, tensor_s, tensor_z) = if layout.scales {
+        (1.0 / q.multiplier, 0.0, 0.0)
+    } else {
+        (1.0, q.multiplier, q.offset * q.multiplier)
+    };
     // The group turned: one entry a column, lanes past `rows` zero.
     let mut group = vec![[0.0f32; TILE_ROWS]; layout.group.min(layout.cols)];
     let (mut at, mut start) = (0, 0);
@@ -387,28 +393,24 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
         for row in 0..rows {
             let from = row * layout.cols + start;
             for (g, w) in group.iter_mut().zip(&w[from..from + c]) {
-                g[row] = *w;
+                g[row] = *w * unit;
             }
         }
         let group = &group[..c];
         let head = &mut tile[at..at + layout.head_row_bytes() * rows];
         at += head.len();
         let (s, z) = if !layout.scales {
-            (
-                [q.multiplier; TILE_ROWS],
-                [q.offset * q.multiplier; TILE_ROWS],
-            )
+            ([tensor_s; TILE_ROWS], [tensor_z; TILE_ROWS])
         } else if layout.zeros {
             let (s, m) = search_asymmetric(group, 2.0 * half - 1.0, q.search);
-            let s16 = to_f16(&each(|r| s[r] * inverse_multiplier));
-            let s = each(|r| from_f16(s16[r].to_bits()) * q.multiplier);
+            let s16 = to_f16(&s);
+            let s = each(|r| from_f16(s16[r].to_bits()));
             // Codes are signed: the zero is the value of code 0, not of the lowest.
-            let z16 = to_f16(&each(|r| (m[r] + half * s[r]) * inverse_multiplier));
-            let z = each(|r| from_f16(z16[r].to_bits()) * q.multiplier);
+            let z16 = to_f16(&each(|r| m[r] + half * s[r]));
             let (s_out, z_out) = head.split_at_mut(2 * rows);
             s_out.copy_from_slice(bytemuck::cast_slice(&s16[..rows]));
             z_out.copy_from_slice(bytemuck::cast_slice(&z16[..rows]));
-            (s, z)
+            (s, each(|r| from_f16(z16[r].to_bits())))
         } else {
             let (lo, hi) = extent(group);
             // The extreme value lands on the extra negative code; the negative one of a tie.
@@ -417,12 +419,9 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
                 Search::AbsMax => s0,
                 Search::LeastSquares => search_symmetric(group, half, &s0),
             };
-            let s16 = to_f16(&each(|r| s[r] * inverse_multiplier));
+            let s16 = to_f16(&s);
             head.copy_from_slice(bytemuck::cast_slice(&s16[..rows]));
-            (
-                each(|r| from_f16(s16[r].to_bits()) * q.multiplier),
-                [0.0; TILE_ROWS],
-            )
+            (each(|r| from_f16(s16[r].to_bits())), [0.0; TILE_ROWS])
         };
         let inv = each(|r| reciprocal(s[r]));
         let mut u = [[1u32 << (BITS - 1); TILE_ROWS]; 64];
