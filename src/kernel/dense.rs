@@ -16,6 +16,7 @@ fn tail(w: &[f32], x: &[f32], from: usize) -> f32 {
 /// `one` are the same dot product: of a whole tile, with one batch row, of one row, and of
 /// one with one. Each sum must be formed in the same order in all four, so that a row's
 /// result does not depend on which window or thread it fell to.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn matmul_body<const R: usize, const B: usize>(
     w: &[f32],

@@ -987,14 +987,14 @@ autovec! {
 fn min_max_body(w: &[f32]) -> Result<(f32, f32), usize> {
     const LANES: usize = 16;
     let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    // `v - v` is 0 for finite values and NaN for all others.
+    // `v · 0` is 0 for finite values and NaN for all others.
     let mut odd = [0.0f32; LANES];
     let (chunks, rest) = w.as_chunks::<LANES>();
     for c in chunks {
         for i in 0..LANES {
             lo[i] = if c[i] < lo[i] { c[i] } else { lo[i] };
             hi[i] = if c[i] > hi[i] { c[i] } else { hi[i] };
-            odd[i] += c[i] - c[i];
+            odd[i] += c[i] * 0.0;
         }
     }
     let (mut min, mut max, mut sum) = (f32::INFINITY, f32::NEG_INFINITY, 0.0);
@@ -1002,7 +1002,7 @@ fn min_max_body(w: &[f32]) -> Result<(f32, f32), usize> {
         (min, max, sum) = (min.min(lo[i]), max.max(hi[i]), sum + odd[i]);
     }
     for v in rest {
-        (min, max, sum) = (min.min(*v), max.max(*v), sum + (v - v));
+        (min, max, sum) = (min.min(*v), max.max(*v), sum + v * 0.0);
     }
     if sum == 0.0 {
         return Ok((min, max));
