@@ -69,6 +69,9 @@ pub mod plan;
 
 pub mod model;
 
+#[allow(unsafe_code)] // the pointers of C
+mod ffi;
+
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use form::{ErrorStats, Tensor};

@@ -349,6 +349,12 @@ impl Archive {
         }
     }
 
+    /// The place in [`entries`](Self::entries) of the tensor of this name, through an alias
+    /// if need be.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.places.get(name).copied()
+    }
+
     /// Opens a tensor. Its bytes are read when they are used; the tensor keeps the file
     /// open or mapped, and may outlive the archive.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {

@@ -1,1 +1,42 @@
-fn main() {}
+//! Chores that are too long for a shell line: `cargo xtask` lists them.
+
+mod header;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What a chore that failed says.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const USAGE: &str = "\
+cargo xtask header              writes include/cortex.h from src/ffi
+cargo xtask header --check      fails if include/cortex.h is not what would be written
+cargo xtask header --safer FILE writes the header that safer-ffi makes, to compare
+cargo xtask stub HEADER FILE    writes a C file that defines every function of a header";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["header"] => header::write(),
+        ["header", "--check"] => header::check(),
+        ["header", "--safer", file] => header::safer(Path::new(file)),
+        ["stub", header, file] => header::stub(Path::new(header), Path::new(file)),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
