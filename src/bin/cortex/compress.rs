@@ -69,7 +69,7 @@ struct How {
     #[arg(short, long, value_name = "SPEC")]
     spec: Option<String>,
 
-    /// Smallest size with at most this relative error a tensor, such as 1% [the default]
+    /// Smallest size with at most this relative error a tensor, such as 1%, the default
     #[arg(long, value_name = "PERCENT")]
     max_error: Option<String>,
 
@@ -118,7 +118,9 @@ impl Args {
         let aliases = report.aliases.iter();
         out += &table::aliases(aliases.map(|(a, t)| (a.as_str(), t.as_str())));
         let to = match &self.output {
-            Some(path) if !self.dry_run => path.display().to_string(),
+            Some(path) if !self.dry_run => {
+                text::printable(&path.display().to_string()).into_owned()
+            }
             _ => "an archive of".into(),
         };
         out += &format!(
@@ -143,7 +145,7 @@ impl Args {
         if stopped {
             return progress::interrupted(self.output.as_deref());
         }
-        let failure = Failure::from(error).in_file(&self.input);
+        let failure = Failure::from(error).in_file(&self.input, self.output.as_deref());
         if is_archive {
             return failure.hint("this is an archive already; 'cortex decompress' it first");
         }

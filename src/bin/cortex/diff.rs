@@ -97,7 +97,7 @@ fn table(tensors: &[TensorDiff]) -> Table {
         Column::left("Status"),
         Column::right("Error"),
         Column::right("SQNR").rank(2),
-        Column::right("Largest").rank(1),
+        Column::right("Max abs").rank(1),
     ]);
     for t in tensors {
         let status = match t.status {

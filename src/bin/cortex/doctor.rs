@@ -101,9 +101,14 @@ impl Args {
                 ),
             ),
         ];
+        let widest = import::IMPORTERS.iter().map(|i| i.name.len()).max();
+        let widest = widest.unwrap_or(0);
         for (i, importer) in import::IMPORTERS.iter().enumerate() {
             let label = if i == 0 { "imports" } else { "" };
-            lines.push((label, format!("{:<12} {}", importer.name, importer.summary)));
+            lines.push((
+                label,
+                format!("{:<widest$}  {}", importer.name, importer.summary),
+            ));
         }
         let lines = lines
             .iter()

@@ -49,12 +49,19 @@ impl Failure {
         failure
     }
 
-    /// Puts the file before the message, unless that names it.
+    /// Puts the input's name before the message, unless that names it or the output.
     #[must_use]
-    pub(crate) fn in_file(mut self, path: &Path) -> Self {
-        let file = path.display().to_string();
-        if !self.message.contains(&file) {
-            self.message = format!("{file}: {}", self.message);
+    pub(crate) fn in_file(mut self, input: &Path, output: Option<&Path>) -> Self {
+        let mut paths = [Some(input), output].into_iter().flatten();
+        if !paths.any(|p| self.message.contains(&p.display().to_string())) {
+            self.message = format!("{}: {}", input.display(), self.message);
+        }
+        if let Some(folder) = output.and_then(Path::parent)
+            && self.kind == ErrorKind::Io
+            && folder != Path::new("")
+            && !folder.exists()
+        {
+            self.hint = Some(format!("the folder {} does not exist", folder.display()));
         }
         self
     }

@@ -45,7 +45,7 @@ impl Args {
                 None => self.foreign(foreign),
             },
         });
-        done.map_err(|f| f.in_file(&self.file))
+        done.map_err(|f| f.in_file(&self.file, None))
     }
 
     fn archive(&self, archive: &Archive) -> Outcome {

@@ -36,7 +36,7 @@ use failure::{Failure, Outcome};
 )]
 struct Cli {
     /// Print one JSON object instead of text, also for errors: {"error": {...}}
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     json: bool,
 
     #[command(subcommand)]

@@ -3,11 +3,9 @@
 //! On a terminal too narrow for all columns the less important ones are left out, and
 //! names and specs wrap. Elsewhere lines are as long as they need to be.
 
-use comfy_table::{
-    CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table as Grid, TableStyle,
-    Width,
-};
+use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use cortex::model::TensorReport;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::text;
 
@@ -23,7 +21,7 @@ pub(crate) struct Column {
 }
 
 /// Width that a column that wraps is left with at least.
-const WRAPPED: usize = 24;
+const WRAPPED: usize = 18;
 /// Blanks between columns.
 const GAP: usize = 2;
 
@@ -98,10 +96,6 @@ impl Table {
             TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')),
         );
         grid.force_no_tty();
-        if let Some(width) = width {
-            grid.set_width(width);
-            grid.set_content_arrangement(ContentArrangement::Dynamic);
-        }
         grid.set_header(self.columns.iter().map(|c| c.title));
         for row in self.rows.iter().chain(&self.total) {
             grid.add_row(row);
@@ -112,17 +106,6 @@ impl Table {
                 continue;
             };
             c.set_padding((0, if i == last { 0 } else { GAP as u16 }));
-            match column.wrap {
-                Some(after) => {
-                    c.set_delimiter(after);
-                    c.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(
-                        column.title.chars().count() as u16 + GAP as u16,
-                    )));
-                }
-                None => {
-                    c.set_constraint(ColumnConstraint::ContentWidth);
-                }
-            }
             if column.right {
                 c.set_cell_alignment(CellAlignment::Right);
             }
@@ -136,38 +119,85 @@ impl Table {
         lines.join("\n")
     }
 
-    /// Leaves columns out until the rest fits.
+    /// Leaves columns out until the rest fits, then wraps those that may.
     fn fit(&mut self, width: usize) {
-        loop {
+        let widths = loop {
             let widths = self.widths();
-            let needed: usize = self
-                .columns
-                .iter()
-                .zip(&widths)
-                .map(|(c, w)| if c.wrap.is_some() { (*w).min(WRAPPED) } else { *w } + GAP)
+            let least = self.columns.iter().zip(&widths);
+            let least: usize = least
+                .map(|(c, w)| {
+                    GAP + if c.wrap.is_some() {
+                        WRAPPED.min(*w)
+                    } else {
+                        *w
+                    }
+                })
                 .sum();
             let out = (0..self.columns.len()).max_by_key(|i| self.columns[*i].rank);
-            let out = out.filter(|i| self.columns[*i].rank > 0);
-            let Some(out) = out.filter(|_| needed > width + GAP) else {
-                return;
+            let out = out.filter(|i| self.columns[*i].rank > 0 && least > width + GAP);
+            let Some(out) = out else {
+                break widths;
             };
             self.columns.remove(out);
             for row in self.rows.iter_mut().chain(&mut self.total) {
                 row.remove(out);
+            }
+        };
+        let mut wrapping: Vec<usize> = (0..widths.len())
+            .filter(|i| self.columns[*i].wrap.is_some())
+            .collect();
+        let taken: usize = widths.iter().map(|w| w + GAP).sum();
+        let wanted: usize = wrapping.iter().map(|i| widths[*i]).sum();
+        let mut left = (width + GAP + wanted).saturating_sub(taken);
+        // The narrowest first: what it does not need is for the others.
+        wrapping.sort_by_key(|i| widths[*i]);
+        let count = wrapping.len();
+        for (n, i) in wrapping.into_iter().enumerate() {
+            let share = (left / (count - n)).clamp(WRAPPED.min(widths[i]), widths[i]);
+            left = left.saturating_sub(share);
+            let Some(after) = self.columns[i].wrap else {
+                continue;
+            };
+            for row in &mut self.rows {
+                row[i] = wrapped(&row[i], after, share);
             }
         }
     }
 
     /// Widest cell of each column.
     fn widths(&self) -> Vec<usize> {
-        let mut grid = Grid::new();
-        grid.set_header(self.columns.iter().map(|c| c.title));
-        for row in self.rows.iter().chain(&self.total) {
-            grid.add_row(row);
-        }
-        let widths = grid.column_max_content_widths();
-        widths.into_iter().map(usize::from).collect()
+        let cells = |i: usize| self.rows.iter().chain(&self.total).map(move |row| &*row[i]);
+        self.columns
+            .iter()
+            .enumerate()
+            .map(|(i, c)| cells(i).chain([c.title]).map(UnicodeWidthStr::width).max())
+            .map(Option::unwrap_or_default)
+            .collect()
     }
+}
+
+/// Breaks `text` into lines of at most `width`, after the character `after` where that is
+/// possible, in the middle of a word where it is not.
+fn wrapped(text: &str, after: char, width: usize) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    let mut used = 0;
+    for piece in text.split_inclusive(after) {
+        // A blank at the end of a line takes no room.
+        if used > 0 && used + piece.trim_end().width() > width {
+            out.push('\n');
+            used = 0;
+        }
+        for c in piece.chars() {
+            let wide = c.width().unwrap_or(0);
+            if used + wide > width && c != ' ' {
+                out.push('\n');
+                used = 0;
+            }
+            out.push(c);
+            used += wide;
+        }
+    }
+    out
 }
 
 /// What became of each tensor, with a total.
@@ -175,18 +205,18 @@ pub(crate) fn of_tensors(tensors: &[TensorReport]) -> Table {
     let timed = tensors.iter().any(|t| t.seconds.is_some());
     let mut columns = vec![
         Column::left("Tensor").wrap('.'),
-        Column::left("Type").rank(2),
-        Column::right("Shape"),
+        Column::left("Type").rank(4),
+        Column::right("Shape").rank(3),
         Column::left("Spec").wrap(' '),
-        Column::right("Raw").rank(4),
+        Column::right("Raw").rank(6),
         Column::right("Stored"),
-        Column::right("Ratio"),
-        Column::right("Bits").rank(3),
-        Column::right("Error"),
-        Column::right("SQNR").rank(5),
+        Column::right("Ratio").rank(2),
+        Column::right("Bits").rank(5),
+        Column::right("Error").rank(1),
+        Column::right("SQNR").rank(7),
     ];
     if timed {
-        columns.push(Column::right("Time").rank(6));
+        columns.push(Column::right("Time").rank(8));
     }
     let mut table = Table::new(&columns);
     let (mut raw, mut stored, mut weights, mut time) = (0u64, 0u64, 0u64, 0.0);
@@ -289,10 +319,23 @@ mod tests {
             assert!(line.chars().count() <= 40, "{text}");
         }
         // Nothing of a name is lost.
-        let names: String = text
-            .lines()
-            .map(|l| l.get(..28).unwrap_or(l).trim())
-            .collect();
-        assert!(names.contains("layer"), "{text}");
+        let names = text.lines().skip(2).map(|l| match l.find("  ") {
+            Some(end) => &l[..end],
+            None => l,
+        });
+        let names: String = names.collect();
+        assert!(
+            names.contains("encoder.layer.0.attention.output.dense.weight"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn lines_break_after_the_delimiter_or_where_they_must() {
+        assert_eq!(wrapped("ab.cd.ef", '.', 6), "ab.cd.\nef");
+        assert_eq!(wrapped("abcdefgh.ij", '.', 4), "abcd\nefgh\n.ij");
+        assert_eq!(wrapped("dense | zstd(1)", ' ', 7), "dense |\u{20}\nzstd(1)");
+        assert_eq!(wrapped("重み重み", '.', 4), "重み\n重み");
+        assert_eq!(wrapped("", '.', 4), "");
     }
 }

@@ -7,7 +7,7 @@ use cortex::archive::Archive;
 use cortex::import;
 use serde_json::json;
 
-use crate::failure::{CORRUPT, Done, Failure, Outcome};
+use crate::failure::{CORRUPT, Done, Failure, Outcome, WRONG_USAGE};
 use crate::text;
 
 /// Read every byte of an archive and check it
@@ -37,10 +37,10 @@ impl Args {
         let errors: Vec<Failure> = archive
             .verify()
             .into_iter()
-            .map(|e| Failure::from(e).in_file(&self.file))
+            .map(|e| Failure::from(e).in_file(&self.file, None))
             .collect();
         let seconds = start.elapsed().as_secs_f64();
-        let mut fields = json!({
+        let fields = json!({
             "ok": errors.is_empty(),
             "file_bytes": archive.file_bytes(),
             "tensors": archive.entries().len(),
@@ -59,7 +59,6 @@ impl Args {
                 json: fields,
             });
         };
-        fields["ok"] = false.into();
         if first.more.len() >= SHOWN {
             let rest = first.more.len() - (SHOWN - 1);
             first.more.truncate(SHOWN - 1);
@@ -70,7 +69,7 @@ impl Args {
 
     /// A file that does not even open.
     fn refused(&self, error: cortex::Error) -> Failure {
-        let failure = Failure::from(error).in_file(&self.file);
+        let failure = Failure::from(error).in_file(&self.file, None);
         if failure.code != CORRUPT {
             return failure;
         }
@@ -79,10 +78,14 @@ impl Args {
         let [failure] = errors;
         let failure = failure.with_fields(fields);
         match import::Model::open(&self.file) {
-            Ok(model) => failure.hint(format!(
-                "this is a {} file, which holds no checksums; only .cai archives can be verified",
-                model.format()
-            )),
+            Ok(model) => {
+                let mut failure = failure.hint(format!(
+                    "this is a {} file, which holds no checksums; only archives can be verified",
+                    model.format()
+                ));
+                failure.code = WRONG_USAGE;
+                failure
+            }
             Err(_) => failure,
         }
     }
