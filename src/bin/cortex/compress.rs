@@ -70,11 +70,11 @@ struct How {
     spec: Option<String>,
 
     /// Smallest size with at most this relative error a tensor, such as 1%, the default
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     max_error: Option<String>,
 
     /// Smallest error with at most this many bits per weight a tensor, all counted
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
     target_bits: Option<String>,
 
     /// Smallest size that gives every bit back

@@ -105,7 +105,8 @@ impl Table {
             let Some(c) = grid.column_mut(i) else {
                 continue;
             };
-            c.set_padding((0, if i == last { 0 } else { GAP as u16 }));
+            // The rule's junction takes the place of one blank.
+            c.set_padding((0, if i == last { 0 } else { GAP as u16 - 1 }));
             if column.right {
                 c.set_cell_alignment(CellAlignment::Right);
             }
@@ -184,6 +185,7 @@ fn wrapped(text: &str, after: char, width: usize) -> String {
     for piece in text.split_inclusive(after) {
         // A blank at the end of a line takes no room.
         if used > 0 && used + piece.trim_end().width() > width {
+            out.truncate(out.trim_end_matches(' ').len());
             out.push('\n');
             used = 0;
         }
@@ -334,7 +336,7 @@ mod tests {
     fn lines_break_after_the_delimiter_or_where_they_must() {
         assert_eq!(wrapped("ab.cd.ef", '.', 6), "ab.cd.\nef");
         assert_eq!(wrapped("abcdefgh.ij", '.', 4), "abcd\nefgh\n.ij");
-        assert_eq!(wrapped("dense | zstd(1)", ' ', 7), "dense |\u{20}\nzstd(1)");
+        assert_eq!(wrapped("dense | zstd(1)", ' ', 7), "dense |\nzstd(1)");
         assert_eq!(wrapped("重み重み", '.', 4), "重み\n重み");
         assert_eq!(wrapped("", '.', 4), "");
     }
