@@ -23,13 +23,27 @@ fn every_export_is_one_guarded_call() {
             let name = signature.split(['(', ' ']).nth(2).unwrap_or_default();
             let place = format!("{}: {name}", path.display());
             assert!(name.starts_with("cortex_"), "{place}: not a cortex_ name");
-            assert!(signature.contains("\npub fn "), "{place}: not a plain pub fn");
+            assert!(
+                signature.contains("\npub fn "),
+                "{place}: not a plain pub fn"
+            );
             let fails = signature.contains("err: *mut *mut cortex_error");
-            assert_eq!(fails, signature.ends_with("-> cortex_status") && fails, "{place}");
+            assert_eq!(
+                fails,
+                signature.ends_with("-> cortex_status") && fails,
+                "{place}"
+            );
 
             let body = body.trim();
-            assert!(DOORS.iter().any(|d| body.starts_with(d)), "{place} has no guard");
-            assert_eq!(body.starts_with(DOORS[0]), fails, "{place}: err goes to no guard");
+            assert!(
+                DOORS.iter().any(|d| body.starts_with(d)),
+                "{place} has no guard"
+            );
+            assert_eq!(
+                body.starts_with(DOORS[0]),
+                fails,
+                "{place}: err goes to no guard"
+            );
             // One call: what it opens is closed by the last character.
             let mut depth = 0;
             let body = body.trim_end_matches(';');
@@ -39,7 +53,10 @@ fn every_export_is_one_guarded_call() {
                     ')' => depth -= 1,
                     _ => continue,
                 }
-                assert!(depth > 0 || at + 1 == body.len(), "{place} does more than one call");
+                assert!(
+                    depth > 0 || at + 1 == body.len(),
+                    "{place} does more than one call"
+                );
             }
         }
     }

@@ -116,7 +116,6 @@ pub fn resolve(spec: &Spec, directives: bool) -> Result<Spec> {
             "sums of forms are not in this version".into(),
         ));
     };
-    let packs = pack::resolve(&spec.packs)?;
     let term = match find(term)? {
         Found::Form(def, codec) => (def.canonical)(codec, &term.options(codec)?)?,
         Found::Directive(codec) => {
@@ -144,7 +143,7 @@ pub fn resolve(spec: &Spec, directives: bool) -> Result<Spec> {
     };
     Ok(Spec {
         terms: vec![term],
-        packs,
+        packs: pack::resolve(&spec.packs)?,
     })
 }
 

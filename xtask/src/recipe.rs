@@ -24,22 +24,37 @@ pub fn run(root: &Path) -> Result<()> {
 
     // 1. The file: the first Rust block after its name.
     let name = "src/form/sign.rs";
-    let after = doc.split_once(&format!("\n`{name}`:\n")).ok_or("the recipe names no file")?.1;
+    let after = doc
+        .split_once(&format!("\n`{name}`:\n"))
+        .ok_or("the recipe names no file")?
+        .1;
     let body = blocks(after).next().ok_or("no code for the file")?;
     write(&copy.join(name), body)?;
 
     // 2. The module line.
-    let after = after.split_once("after `mod registry;`:").ok_or("no module line")?.1;
+    let after = after
+        .split_once("after `mod registry;`:")
+        .ok_or("no module line")?
+        .1;
     let line = blocks(after).next().ok_or("no code for the module line")?;
-    edit(&copy.join("src/form/mod.rs"), "mod registry;\n", &format!("mod registry;\n{line}"))?;
+    edit(
+        &copy.join("src/form/mod.rs"),
+        "mod registry;\n",
+        &format!("mod registry;\n{line}"),
+    )?;
 
     // 3. Each "`old` becomes" in the registry.
     let mut rest = after;
     let mut edits = 0;
     while let Some((before, tail)) = rest.split_once("becomes\n") {
-        let old = before.trim_end().strip_suffix('`').and_then(|b| b.rsplit_once('`'));
+        let old = before
+            .trim_end()
+            .strip_suffix('`')
+            .and_then(|b| b.rsplit_once('`'));
         let old = old.ok_or("'becomes' without the old line before it")?.1;
-        let new = blocks(tail).next().ok_or("'becomes' without the new line")?;
+        let new = blocks(tail)
+            .next()
+            .ok_or("'becomes' without the new line")?;
         edit(&copy.join("src/form/registry.rs"), old, new.trim_end())?;
         edits += 1;
         rest = tail;
@@ -63,7 +78,9 @@ pub fn run(root: &Path) -> Result<()> {
 
 /// Contents of the fenced Rust blocks of a text.
 fn blocks(text: &str) -> impl Iterator<Item = &str> {
-    text.split("```rust\n").skip(1).filter_map(|b| Some(b.split_once("```")?.0))
+    text.split("```rust\n")
+        .skip(1)
+        .filter_map(|b| Some(b.split_once("```")?.0))
 }
 
 fn read(path: &Path) -> Result<String> {
