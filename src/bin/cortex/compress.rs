@@ -138,14 +138,14 @@ impl Args {
         out
     }
 
-    fn explain(&self, error: cortex::Error) -> Failure {
+    fn explain(&self, error: cortex::Error) -> Box<Failure> {
         let stopped = error.kind() == ErrorKind::Cancelled;
         let not_stored = error.kind() == ErrorKind::InvalidArgument && error.tensor().is_some();
         let is_archive = error.kind() == ErrorKind::Unsupported && is_archive(&self.input);
         if stopped {
             return progress::interrupted(self.output.as_deref());
         }
-        let failure = Failure::from(error).in_file(&self.input, self.output.as_deref());
+        let failure = Failure::of(error).in_file(&self.input, self.output.as_deref());
         if is_archive {
             return failure.hint("this is an archive already; 'cortex decompress' it first");
         }
@@ -178,8 +178,8 @@ fn is_archive(path: &std::path::Path) -> bool {
 }
 
 impl How {
-    fn spec(&self) -> Result<Spec, Failure> {
-        let fixed = |text: &str| form::parse(text).map_err(Failure::from);
+    fn spec(&self) -> Result<Spec, Box<Failure>> {
+        let fixed = |text: &str| form::parse(text).map_err(Failure::of);
         let number = |flag: &str, text: &str, expected: &str, good: fn(f64) -> bool| {
             let n = spec::parse_number(text).filter(|n| good(*n));
             n.map(|_| ()).ok_or_else(|| {
@@ -208,7 +208,7 @@ impl How {
 }
 
 /// Reads a spec; an error shows it with a caret under the column.
-fn parse_spec(flag: &str, text: &str) -> Result<Spec, Failure> {
+fn parse_spec(flag: &str, text: &str) -> Result<Spec, Box<Failure>> {
     form::parse(text).map_err(|e| {
         // "spec, column N: what is wrong"
         let message = e.message().strip_prefix("spec, ").unwrap_or(e.message());
@@ -227,7 +227,7 @@ fn parse_spec(flag: &str, text: &str) -> Result<Spec, Failure> {
     })
 }
 
-fn parse_regex(flag: &str, text: &str) -> Result<Regex, Failure> {
+fn parse_regex(flag: &str, text: &str) -> Result<Regex, Box<Failure>> {
     Regex::new(text).map_err(|e| {
         // The first lines show the place with a caret, the last says what is wrong.
         let all = e.to_string();
@@ -247,7 +247,7 @@ fn parse_regex(flag: &str, text: &str) -> Result<Regex, Failure> {
 }
 
 /// `regex=spec`.
-fn by_name(text: &str) -> Result<(Regex, Spec), Failure> {
+fn by_name(text: &str) -> Result<(Regex, Spec), Box<Failure>> {
     let (regex, spec) = text.split_once('=').ok_or_else(|| {
         Failure::usage(format!("--tensor: expected REGEX=SPEC, found '{text}'"))
             .hint("for example --tensor 'lm_head=int8'")
@@ -258,7 +258,7 @@ fn by_name(text: &str) -> Result<(Regex, Spec), Failure> {
     ))
 }
 
-fn exclude(texts: &[String]) -> Result<Option<Regex>, Failure> {
+fn exclude(texts: &[String]) -> Result<Option<Regex>, Box<Failure>> {
     if texts.is_empty() {
         return Ok(None);
     }

@@ -52,7 +52,7 @@ impl Args {
         });
         let output_bytes = written.map_err(|e| match e.kind() {
             ErrorKind::Cancelled => progress::interrupted(Some(&self.output)),
-            _ => Failure::from(e).in_file(&self.input, Some(&self.output)),
+            _ => Failure::of(e).in_file(&self.input, Some(&self.output)),
         })?;
         let input_bytes = Archive::open(&self.input)?.file_bytes();
         let seconds = start.elapsed().as_secs_f64();

@@ -30,7 +30,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Outcome {
         let tensors = model::diff(&self.a, &self.b).map_err(|e| {
-            let failure = Failure::from(e);
+            let failure = Failure::of(e);
             // Errors of opening name the file; damage found later could be in either.
             let named = [&self.a, &self.b]
                 .iter()

@@ -20,7 +20,7 @@ pub(crate) struct Done {
 }
 
 /// What every command returns.
-pub(crate) type Outcome = Result<Done, Failure>;
+pub(crate) type Outcome = Result<Done, Box<Failure>>;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -42,16 +42,38 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Why the library failed.
+    pub(crate) fn of(error: Error) -> Box<Self> {
+        let code = match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::LimitExceeded => CORRUPT,
+            // Without a tensor it was an argument that the library refused; with one, a
+            // tensor that cannot be stored as asked.
+            ErrorKind::InvalidArgument if error.tensor().is_none() => WRONG_USAGE,
+            _ => FAILED,
+        };
+        Box::new(Self {
+            code,
+            kind: error.kind(),
+            message: error.to_string(),
+            tensor: error.tensor().map(str::to_owned),
+            offset: error.offset(),
+            detail: None,
+            hint: None,
+            more: Vec::new(),
+            fields: Map::new(),
+        })
+    }
+
     /// Arguments that cannot be right.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
-        let mut failure = Self::from(Error::invalid(message));
+    pub(crate) fn usage(message: impl Into<String>) -> Box<Self> {
+        let mut failure = Self::of(Error::invalid(message));
         failure.code = WRONG_USAGE;
         failure
     }
 
     /// Puts the input's name before the message, unless that names it or the output.
     #[must_use]
-    pub(crate) fn in_file(mut self, input: &Path, output: Option<&Path>) -> Self {
+    pub(crate) fn in_file(mut self: Box<Self>, input: &Path, output: Option<&Path>) -> Box<Self> {
         let mut paths = [Some(input), output].into_iter().flatten();
         if !paths.any(|p| self.message.contains(&p.display().to_string())) {
             self.message = format!("{}: {}", input.display(), self.message);
@@ -67,20 +89,20 @@ impl Failure {
     }
 
     #[must_use]
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self: Box<Self>, hint: impl Into<String>) -> Box<Self> {
         self.hint = Some(hint.into());
         self
     }
 
     #[must_use]
-    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+    pub(crate) fn detail(mut self: Box<Self>, detail: impl Into<String>) -> Box<Self> {
         self.detail = Some(detail.into());
         self
     }
 
     /// Adds fields to the JSON object.
     #[must_use]
-    pub(crate) fn with_fields(mut self, fields: Value) -> Self {
+    pub(crate) fn with_fields(mut self: Box<Self>, fields: Value) -> Box<Self> {
         if let Value::Object(fields) = fields {
             self.fields.extend(fields);
         }
@@ -108,25 +130,8 @@ impl Failure {
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for Box<Failure> {
     fn from(error: Error) -> Self {
-        let code = match error.kind() {
-            ErrorKind::Corrupt | ErrorKind::LimitExceeded => CORRUPT,
-            // Without a tensor it was an argument that the library refused; with one, a
-            // tensor that cannot be stored as asked.
-            ErrorKind::InvalidArgument if error.tensor().is_none() => WRONG_USAGE,
-            _ => FAILED,
-        };
-        Self {
-            code,
-            kind: error.kind(),
-            message: error.to_string(),
-            tensor: error.tensor().map(str::to_owned),
-            offset: error.offset(),
-            detail: None,
-            hint: None,
-            more: Vec::new(),
-            fields: Map::new(),
-        }
+        Failure::of(error)
     }
 }

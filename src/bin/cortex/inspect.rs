@@ -35,7 +35,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Outcome {
         let model = AnyModel::open(&self.file);
-        let done = model.map_err(Failure::from).and_then(|m| match &m {
+        let done = model.map_err(Failure::of).and_then(|m| match &m {
             AnyModel::Archive(archive) => match &self.tensor {
                 Some(name) => archive_tensor(archive, name),
                 None => self.archive(archive),
@@ -187,7 +187,7 @@ fn foreign_tensor(model: &import::Model, name: &str) -> Outcome {
 fn archive_tensor(archive: &Archive, name: &str) -> Outcome {
     let entry = archive.entry(name).map_err(|e| {
         // The nearest name stands in the message.
-        Failure::from(e).hint("without --tensor all are listed")
+        Failure::of(e).hint("without --tensor all are listed")
     })?;
     let all = model::inspect(archive).tensors;
     let report = all.into_iter().find(|t| t.name == entry.name());
@@ -297,7 +297,7 @@ fn fields(lines: &[(&str, String)]) -> String {
     lines.iter().map(line).collect()
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<Value, Failure> {
+fn to_json(value: &impl serde::Serialize) -> Result<Value, Box<Failure>> {
     serde_json::to_value(value)
         .map_err(|e| cortex::Error::internal(format!("cannot print the report: {e}")).into())
 }

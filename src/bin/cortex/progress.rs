@@ -51,11 +51,11 @@ fn stop_flag() -> Arc<AtomicBool> {
 }
 
 /// What a command says that was asked to end.
-pub(crate) fn interrupted(output: Option<&Path>) -> Failure {
+pub(crate) fn interrupted(output: Option<&Path>) -> Box<Failure> {
     let left = match output {
         Some(path) => format!("; nothing was written, {} is as it was", path.display()),
         None => String::new(),
     };
     let error = cortex::Error::new(ErrorKind::Cancelled, format!("interrupted{left}"));
-    Failure::from(error)
+    Failure::of(error)
 }

@@ -314,11 +314,11 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_loses_columns_and_wraps_names() {
-        let text = sample().render_in(Some(40));
+        let text = sample().render_in(Some(32));
         assert!(!text.contains("Time"), "{text}");
         assert!(text.contains("384×1536"), "{text}");
         for line in text.lines() {
-            assert!(line.chars().count() <= 40, "{text}");
+            assert!(line.chars().count() <= 32, "{text}");
         }
         // Nothing of a name is lost.
         let names = text.lines().skip(2).map(|l| match l.find("  ") {

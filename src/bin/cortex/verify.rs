@@ -37,7 +37,7 @@ impl Args {
         let errors: Vec<Failure> = archive
             .verify()
             .into_iter()
-            .map(|e| Failure::from(e).in_file(&self.file, None))
+            .map(|e| *Failure::of(e).in_file(&self.file, None))
             .collect();
         let seconds = start.elapsed().as_secs_f64();
         let fields = json!({
@@ -68,26 +68,21 @@ impl Args {
     }
 
     /// A file that does not even open.
-    fn refused(&self, error: cortex::Error) -> Failure {
-        let failure = Failure::from(error).in_file(&self.file, None);
+    fn refused(&self, error: cortex::Error) -> Box<Failure> {
+        let failure = Failure::of(error).in_file(&self.file, None);
         if failure.code != CORRUPT {
             return failure;
         }
-        let errors = [failure];
-        let fields = json!({"ok": false, "errors": list(&errors)});
-        let [failure] = errors;
-        let failure = failure.with_fields(fields);
-        match import::Model::open(&self.file) {
-            Ok(model) => {
-                let mut failure = failure.hint(format!(
-                    "this is a {} file, which holds no checksums; only archives can be verified",
-                    model.format()
-                ));
-                failure.code = WRONG_USAGE;
-                failure
-            }
-            Err(_) => failure,
+        if let Ok(model) = import::Model::open(&self.file) {
+            let mut failure = failure.hint(format!(
+                "this is a {} file, which holds no checksums; only archives can be verified",
+                model.format()
+            ));
+            failure.code = WRONG_USAGE;
+            return failure;
         }
+        let fields = json!({"ok": false, "errors": list(std::slice::from_ref(&*failure))});
+        failure.with_fields(fields)
     }
 }
 
@@ -95,13 +90,12 @@ fn list(errors: &[Failure]) -> Vec<serde_json::Value> {
     errors.iter().map(|e| e.json()["error"].clone()).collect()
 }
 
-/// The first error with the others behind it; damage weighs more than a form that this
-/// version does not know.
-fn first(errors: Vec<Failure>) -> Option<Failure> {
-    let code = errors.iter().map(|e| e.code).max()?;
-    let mut errors = errors.into_iter();
-    let mut first = errors.next()?;
-    first.more = errors.map(|e| e.message().to_owned()).collect();
-    first.code = code;
-    Some(first)
+/// The first error with the others behind it; damage comes before a form that this version
+/// does not know.
+fn first(mut errors: Vec<Failure>) -> Option<Box<Failure>> {
+    let worst = errors.iter().map(|e| e.code).max()?;
+    let first = errors.iter().position(|e| e.code == worst)?;
+    let mut first = errors.remove(first);
+    first.more = errors.iter().map(|e| e.message().to_owned()).collect();
+    Some(Box::new(first))
 }
