@@ -1,4 +1,7 @@
 //! Every kernel set that this CPU can run, against naive references and against each other.
+// Reads best beside the layout's text, which speaks of rows and columns by number.
+#![allow(clippy::needless_range_loop)]
+
 mod common;
 
 use common::{Kind, Rng, norm, weights};
