@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 /// hidden `.cortex-….tmp` behind.
 #[derive(Debug)]
 pub struct AtomicFile {
-    out: BufWriter<NamedTempFile>,
+    /// `None` counts the bytes and drops them.
+    out: Option<BufWriter<NamedTempFile>>,
     target: PathBuf,
     written: u64,
 }
@@ -40,10 +41,19 @@ impl AtomicFile {
             .tempfile_in(folder_of(target))
             .map_err(|e| Error::io(format!("cannot write {}", target.display()), e))?;
         Ok(Self {
-            out: BufWriter::with_capacity(1 << 18, temporary),
+            out: Some(BufWriter::with_capacity(1 << 18, temporary)),
             target: target.to_owned(),
             written: 0,
         })
+    }
+
+    /// A file that is only counted: nothing is written anywhere.
+    pub fn nowhere() -> Self {
+        Self {
+            out: None,
+            target: PathBuf::new(),
+            written: 0,
+        }
     }
 
     /// Bytes written so far: the offset of the next one.
@@ -53,9 +63,10 @@ impl AtomicFile {
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out
-            .write_all(bytes)
-            .map_err(|e| Error::io(format!("cannot write {}", self.target.display()), e))?;
+        if let Some(out) = &mut self.out {
+            out.write_all(bytes)
+                .map_err(|e| Error::io(format!("cannot write {}", self.target.display()), e))?;
+        }
         self.written += bytes.len() as u64;
         Ok(())
     }
@@ -63,7 +74,10 @@ impl AtomicFile {
     /// Brings the bytes to the disk and gives the file its name. Returns its size.
     pub fn finish(self) -> Result<u64> {
         let fail = |e| Error::io(format!("cannot write {}", self.target.display()), e);
-        let temporary = self.out.into_inner().map_err(|e| fail(e.into_error()))?;
+        let Some(out) = self.out else {
+            return Ok(self.written);
+        };
+        let temporary = out.into_inner().map_err(|e| fail(e.into_error()))?;
         temporary.as_file().sync_all().map_err(fail)?;
         temporary.persist(&self.target).map_err(|e| fail(e.error))?;
         // The new name is on the disk when the folder is. Not every system can do that,

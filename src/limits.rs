@@ -14,8 +14,9 @@ pub const MAX_NAME_BYTES: usize = 4096;
 /// Bytes of the JSON index of an archive, and of a safetensors header.
 pub const MAX_INDEX_BYTES: u64 = 256 << 20;
 
-/// Forms inside forms (a mask of a quantiser of …).
-pub const MAX_FORM_DEPTH: usize = 8;
+/// Forms inside forms (a mask of a quantiser of …): as many as specs, and below the
+/// innermost the form that it takes when none is named.
+pub const MAX_FORM_DEPTH: usize = MAX_SPEC_DEPTH + 1;
 
 /// Filters and coders in one pack chain.
 pub const MAX_PACKS: usize = 8;

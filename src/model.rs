@@ -9,6 +9,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use crate::archive::{Archive, Entry, Writer};
+use crate::bytes::AlignedBytes;
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export;
@@ -181,13 +182,36 @@ pub fn compress_file(
     options: &CompressOptions,
     progress: Option<&mut ProgressFn<'_>>,
 ) -> Result<Report> {
+    compress_model(input, Some(output), options, progress)
+}
+
+/// What [`compress_file`] would report, to the byte, without writing a file.
+pub fn measure_file(
+    input: &Path,
+    options: &CompressOptions,
+    progress: Option<&mut ProgressFn<'_>>,
+) -> Result<Report> {
+    compress_model(input, None, options, progress)
+}
+
+fn compress_model(
+    input: &Path,
+    output: Option<&Path>,
+    options: &CompressOptions,
+    progress: Option<&mut ProgressFn<'_>>,
+) -> Result<Report> {
     let start = Instant::now();
     let model = import::Model::open(input)?;
-    let sources: Vec<PathBuf> = model.sources().map(Path::to_owned).collect();
-    refuse_same_file(&sources, output)?;
+    if let Some(output) = output {
+        let sources: Vec<PathBuf> = model.sources().map(Path::to_owned).collect();
+        refuse_same_file(&sources, output)?;
+    }
     let total = model.tensors().iter().map(|t| t.byte_len() as u64).sum();
     let watch = Watch::new(progress, total, model.tensors().len());
-    let mut writer = Writer::create(output)?;
+    let mut writer = match output {
+        Some(path) => Writer::create(path)?,
+        None => Writer::nowhere()?,
+    };
     writer.set_metadata(model.metadata());
 
     let mut tensors = Vec::with_capacity(model.tensors().len());
@@ -300,7 +324,8 @@ fn for_windows(tensor: &Tensor, f: &mut dyn FnMut(&[u8]) -> Result<()>) -> Resul
     }
     let unit = tensor.form().row_unit();
     let step = (STREAM_BYTES / row_bytes / unit * unit).max(unit);
-    let mut out = vec![0u8; step.min(tensor.rows()) * row_bytes];
+    // A row may be larger than memory: an archive can claim anything.
+    let mut out = AlignedBytes::zeroed(step.min(tensor.rows()) * row_bytes)?;
     let mut start = 0;
     while start < tensor.rows() {
         let rows = start..(start + step).min(tensor.rows());
@@ -337,17 +362,26 @@ pub enum AnyModel {
 }
 
 impl AnyModel {
-    /// Opens an archive or any format of `import`, by content.
+    /// Opens an archive or any format of `import`, by content. A file of no known format
+    /// that is named `.cai` is opened as an archive all the same, so that the error says
+    /// what is wrong with it.
     pub fn open(path: &Path) -> Result<Self> {
         let mut head = [0u8; 8];
         let is_archive = std::fs::File::open(path)
             .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut head))
             .is_ok_and(|()| Archive::detect(&head));
-        Ok(if is_archive {
-            Self::Archive(Archive::open(path)?)
-        } else {
-            Self::Import(import::Model::open(path)?)
-        })
+        if is_archive {
+            return Ok(Self::Archive(Archive::open(path)?));
+        }
+        match import::Model::open(path) {
+            Err(e)
+                if e.kind() == ErrorKind::Unsupported
+                    && path.extension().is_some_and(|e| e == "cai") =>
+            {
+                Ok(Self::Archive(Archive::open(path)?))
+            }
+            model => Ok(Self::Import(model?)),
+        }
     }
 
     /// All names in order, aliases at the end.
@@ -418,14 +452,16 @@ fn diff_tensor(name: &str, a: &Tensor, b: &Tensor) -> Result<TensorDiff> {
     let row_bytes = a.meta().row_bytes();
     let dtype = a.dtype();
     let (mut error, mut norm, mut max, mut same) = (0.0f64, 0.0f64, 0.0f64, true);
-    let mut other = Vec::new();
+    let mut other = AlignedBytes::default();
     let mut row = 0;
     for_windows(a, &mut |bytes| {
         let rows = row..row + bytes.len() / row_bytes;
         row = rows.end;
-        other.resize(bytes.len(), 0);
+        if other.len() != bytes.len() {
+            other = AlignedBytes::zeroed(bytes.len())?;
+        }
         b.decode_rows(rows, &mut other)?;
-        if bytes == other {
+        if *bytes == *other {
             for v in values(dtype, bytes) {
                 norm += v * v;
             }

@@ -18,9 +18,14 @@ pub const DEFAULT_SPEC: &str = "auto(error=1%)";
 /// thousandth of a model's size and are felt most.
 pub const SMALL_ELEMENTS: usize = 4096;
 
-/// A packed candidate must be this much smaller than an unpacked one to be taken:
-/// unpacked parts are multiplied in place, straight from the mapped file.
-const PACK_GAIN: f64 = 0.95;
+/// A packed candidate must be a tenth smaller than an unpacked one to be taken: unpacked
+/// parts are multiplied in place, straight from the mapped file, while packed ones are
+/// decoded for every product (int8 at batch 10: five times slower packed with zstd).
+const PACK_GAIN: f64 = 0.9;
+
+/// So must codes of several bit planes be (widths other than 8 and 4): opening two or
+/// three planes takes two to five times as long as opening one.
+const PLANES_GAIN: f64 = 0.97;
 
 /// Elements of the sample that candidates are measured on: error and size of 256 Ki
 /// weights are within 1 % of the whole tensor's on all matrices of the test models.
@@ -292,16 +297,17 @@ fn measure(sample: &Sample<'_>, spec: &str, context: &EncodeContext) -> Result<C
     })
 }
 
-/// Smallest first, where a packed candidate counts as `1 / gain` of its size, and of
-/// equals the closer one.
+/// Smallest first, where a packed candidate counts as `1 / gain` of its size and one of
+/// several bit planes as `1 / PLANES_GAIN`, and of equals the closer one.
 fn rank_by_size(candidates: &mut [Candidate], gain: f64) {
     let key = |c: &Candidate| {
-        let weight = if c.spec.packs.is_empty() {
-            1.0
+        let packed = if c.spec.packs.is_empty() { 1.0 } else { gain };
+        let planes = if c.spec.terms[0].name == "q" {
+            PLANES_GAIN
         } else {
-            1.0 / gain
+            1.0
         };
-        (c.bits * weight, c.error.relative)
+        (c.bits / packed / planes, c.error.relative)
     };
     candidates.sort_by(|a, b| {
         key(a)

@@ -71,6 +71,11 @@ impl Dense {
         (T::DTYPE == self.dtype).then(|| bytemuck::cast_slice(&self.data))
     }
 
+    /// The tensor as an ndarray of `T`, if that is the dtype.
+    pub fn as_ndarray<T: Element>(&self) -> Option<ndarray::ArrayViewD<'_, T>> {
+        ndarray::ArrayViewD::from_shape(self.shape(), self.as_slice()?).ok()
+    }
+
     /// A view of the whole tensor.
     pub fn view(&self) -> View<'_> {
         View {
@@ -182,15 +187,25 @@ impl<'a> View<'a> {
         })
     }
 
-    /// A view of an ndarray of any rank and memory order.
+    /// A view of an ndarray of any rank and memory order without gaps: row-major, Fortran
+    /// order, transposed, with reversed axes. One that was sliced with gaps has to be
+    /// copied first (`as_standard_layout`).
     pub fn from_ndarray<T: Element, D: ndarray::Dimension>(
         array: &'a ndarray::ArrayRef<T, D>,
     ) -> Result<Self> {
-        // Only standard-layout arrays can be seen as one slice without pointer arithmetic.
-        let slice = array.as_slice().ok_or_else(|| {
-            Error::invalid("the array is not in standard layout; call as_standard_layout() first")
+        let data = array.as_slice_memory_order().ok_or_else(|| {
+            Error::invalid("the array has gaps; copy it with as_standard_layout() first")
         })?;
-        Self::new(T::DTYPE, array.shape(), bytemuck::cast_slice(slice))
+        // The slice begins at the lowest address; reversed axes begin at their far end.
+        let axes = array.shape().iter().zip(array.strides());
+        let first: isize = axes.map(|(d, s)| (*d as isize - 1) * (-*s).max(0)).sum();
+        let bytes = bytemuck::cast_slice(data);
+        let origin = if data.is_empty() {
+            0
+        } else {
+            first as usize * T::DTYPE.size()
+        };
+        Self::strided(T::DTYPE, array.shape(), array.strides(), bytes, origin)
     }
 
     /// Says that the view's data is this part of a mapped file.
@@ -424,6 +439,28 @@ mod tests {
         let mut row = [0.0; 3];
         r.read_rows_f32(1..2, &mut row);
         assert_eq!(row, [17.0, 15.0, 13.0]);
+    }
+
+    #[test]
+    fn ndarrays_of_any_order_are_read_in_theirs() {
+        use ndarray::{Array, ArrayD, s};
+        let a = Array::from_shape_fn((3, 4, 2), |(i, j, k)| (i * 100 + j * 10 + k) as i32);
+        let mut turned = a.clone();
+        turned.invert_axis(ndarray::Axis(1));
+        for array in [
+            a.clone().into_dyn(),
+            a.reversed_axes().into_dyn(),
+            turned.into_dyn(),
+        ] {
+            let dense = View::from_ndarray(&array).unwrap().to_dense().unwrap();
+            let back: ArrayD<i32> = dense.as_ndarray().unwrap().to_owned();
+            assert_eq!(back, array);
+            assert!(dense.as_ndarray::<f32>().is_none());
+        }
+        let gaps = Array::<f32, _>::zeros((4, 4));
+        assert!(View::from_ndarray(&gaps.slice(s![.., ..;2])).is_err());
+        let empty = Array::<f32, _>::zeros((0, 4));
+        assert!(View::from_ndarray(&empty).unwrap().is_empty());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use common::{Kind, Rng, assert_close, naive_matmul, naive_matmul_t, norm, weight
 use cortex::form::{self, EncodeContext};
 use cortex::{Dense, ErrorKind, MatmulOptions, Tensor, View};
 
-/// Specs that the suite runs: every codec of the registry must occur, a test below holds that.
+/// Specs that the suite runs besides the bare name of every codec in the registry: a new
+/// form is tested without writing a test.
 const SPECS: &[&str] = &[
     "dense",
     "dense(type=f16)",
@@ -27,6 +28,12 @@ const SPECS: &[&str] = &[
     "mask(values=[int8])",
     "mask(keep=25%, values=[mask(values=[int4(group=64)])])",
 ];
+
+fn specs() -> impl Iterator<Item = &'static str> {
+    let codecs = form::REGISTRY.iter().flat_map(|d| d.codecs).map(|c| c.name);
+    let new = codecs.filter(|c| !SPECS.contains(c));
+    SPECS.iter().copied().chain(new)
+}
 
 fn encode(view: &View<'_>, spec: &str) -> cortex::Result<Tensor> {
     form::encode(view, &form::parse(spec)?, &EncodeContext::default())
@@ -58,7 +65,7 @@ fn fits(spec: &str, kind: Kind) -> bool {
 
 #[test]
 fn windows_equal_the_whole_and_products_equal_the_decoded_matrix() {
-    for spec in SPECS {
+    for spec in specs() {
         for kind in Kind::ALL {
             if !fits(spec, kind) {
                 continue;
@@ -147,23 +154,10 @@ fn check(tensor: &Tensor, dense: &Dense, what: &str) {
 }
 
 #[test]
-fn every_codec_of_the_registry_is_in_the_suite() {
-    for codec in form::REGISTRY.iter().flat_map(|d| d.codecs) {
-        assert!(
-            SPECS
-                .iter()
-                .any(|s| s.split(['(', ' ']).next() == Some(codec.name)),
-            "{} is not tested here",
-            codec.name
-        );
-    }
-}
-
-#[test]
 fn canonical_specs_are_fixed_points_and_encode_the_same() {
     let values = weights(Kind::Gaussian, 40, 70, 1);
     let dense = Dense::from_slice(&values, &[40, 70]).unwrap();
-    for spec in SPECS {
+    for spec in specs() {
         let tensor = encode(&dense.view(), spec).unwrap();
         let canonical = tensor.spec().to_string();
         assert_eq!(form::parse(&canonical).unwrap().to_string(), canonical);
@@ -221,7 +215,7 @@ fn lossy_forms_refuse_what_they_cannot_hold_and_name_it() {
         values[333] = value;
         values[444] = value;
         let dense = Dense::from_slice(&values, &[20, 30]).unwrap();
-        for spec in SPECS {
+        for spec in specs() {
             let lossless = form::is_lossless(&form::parse(spec).unwrap()).unwrap();
             match encode(&dense.view(), spec) {
                 Ok(t) => {

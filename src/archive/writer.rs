@@ -37,7 +37,15 @@ pub struct Summary {
 impl Writer {
     /// Starts an archive that will be `path`.
     pub fn create(path: &Path) -> Result<Self> {
-        let mut file = AtomicFile::create(path)?;
+        Self::begin(AtomicFile::create(path)?)
+    }
+
+    /// Starts an archive that is written nowhere, to learn what it would weigh.
+    pub fn nowhere() -> Result<Self> {
+        Self::begin(AtomicFile::nowhere())
+    }
+
+    fn begin(mut file: AtomicFile) -> Result<Self> {
         file.write(&header())?;
         Ok(Self {
             file,

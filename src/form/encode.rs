@@ -37,7 +37,7 @@ impl EncodeContext<'_> {
 
 /// Encodes `view` as a canonical spec without directives says, and measures the error.
 pub fn encode(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<Tensor> {
-    let form = encode_form(view, spec, context)?;
+    let form = encode_unmeasured(view, spec, context)?;
     let error = if form.is_exact() {
         ErrorStats::EXACT
     } else {
@@ -46,8 +46,9 @@ pub fn encode(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<T
     Ok(Tensor::new(spec.clone(), form.into(), error))
 }
 
-/// The form alone, packed, its error not measured: for parts of another form.
-pub(super) fn encode_form(
+/// The form alone, packed, its error not measured: for parts of another form, and for
+/// benches of the encoder by itself.
+pub fn encode_unmeasured(
     view: &View<'_>,
     spec: &Spec,
     context: &EncodeContext,

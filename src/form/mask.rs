@@ -25,6 +25,7 @@ use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, encode, k
 use crate::bytes::{AlignedBytes, checked_mul};
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
+use crate::limits;
 use crate::pack::Buffer;
 use crate::spec::{Codec, Kind, OptionDef, Options, Spec, Term};
 use crate::tensor::View;
@@ -217,7 +218,7 @@ fn encode_form(
         super::dense::from_owned(Meta::new(meta.dtype, &shape)?, values)?
     } else {
         let view = View::new(meta.dtype, &shape, &values)?;
-        encode::encode_form(&view, &values_spec, context)?
+        encode::encode_unmeasured(&view, &values_spec, context)?
     };
 
     let mut offsets = AlignedBytes::zeroed(blocks * 8)?;
@@ -425,7 +426,12 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
         meta.rows.div_ceil(rows_per_offset)
     };
     let mask = stored.buffer("mask", checked_mul(meta.rows, stride)?)?;
-    let offsets = stored.buffer("offsets", blocks * 8)?;
+    // Read as a whole, so held against the limit first.
+    let offset_bytes = checked_mul(blocks, 8)?;
+    if offset_bytes as u64 > limits::MAX_INDEX_BYTES {
+        return Err(Error::limit(format!("{blocks} row blocks of a mask")));
+    }
+    let offsets = stored.buffer("offsets", offset_bytes)?;
     let values = stored.form("values")?;
     let plain = values.meta().shape.len() == 1;
     if values.meta().dtype != meta.dtype || values.meta().shape != values_shape(plain, count) {
@@ -484,20 +490,41 @@ impl Mask {
             .window(block_start * stride..rows.end * stride, scratch)?;
         let (before, bits) = bits.split_at((rows.start - block_start) * stride);
         let start = self.starts[block] + kernels().mask_count(before);
-        let end = start + kernels().mask_count(bits);
+        let end = self.count_to(rows, start, bits);
         // Bits past the last column would index past the row.
         let spare = (stride * 8 - self.meta.cols) as u32;
         let clean = spare == 0
             || bits
                 .chunks_exact(stride)
                 .all(|row| row[stride - 1].leading_zeros() >= spare);
-        if end > self.count || !clean {
+        let Some(end) = end.filter(|_| clean) else {
             return Err(Error::corrupt(format!(
                 "the mask of rows {}..{} does not fit its {} values",
                 rows.start, rows.end, self.count
             )));
-        }
+        };
         Ok((bits, start..end))
+    }
+
+    /// Where the values of a window end that begin at `start`, if bits and offsets agree:
+    /// else a row would have other values in another window.
+    fn count_to(&self, rows: &Range<usize>, start: usize, mut bits: &[u8]) -> Option<usize> {
+        let (mut row, mut at) = (rows.start, start);
+        while row < rows.end {
+            let block = row / self.rows_per_offset;
+            let stop = (block + 1)
+                .saturating_mul(self.rows_per_offset)
+                .min(self.meta.rows);
+            let here = stop.min(rows.end);
+            let (these, rest) = bits.split_at((here - row) * self.stride());
+            at += kernels().mask_count(these);
+            let next = self.starts[block + 1];
+            if at > next || (here == stop && at != next) {
+                return None;
+            }
+            (row, bits) = (here, rest);
+        }
+        Some(at)
     }
 
     /// The rows of the values' form that hold these values, and where they begin there.

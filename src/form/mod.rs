@@ -22,9 +22,9 @@ use crate::kernel::{self, KernelSet};
 use crate::pack::Buffer;
 use crate::tensor::{checked_bytes, matrix_dims};
 
-pub use encode::{EncodeContext, encode};
+pub use encode::{EncodeContext, encode, encode_unmeasured};
 pub(crate) use registry::find_kind;
-pub use registry::{FormDef, REGISTRY, codecs_json, is_lossless, parse, resolve};
+pub use registry::{EncodeFn, FormDef, REGISTRY, codecs_json, is_lossless, parse, resolve};
 pub use tensor::{ErrorStats, Tensor};
 
 /// Dtype and shape of the tensor that a form stands for.

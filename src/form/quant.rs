@@ -208,7 +208,9 @@ fn tensor_scale(
         return (1.0, 0.0);
     }
     if layout.zeros {
-        let s = (range.max - range.min) / (2.0 * half - 1.0);
+        // In f64: the width of the range may not fit f32.
+        let width = f64::from(range.max) - f64::from(range.min);
+        let s = (width / (2.0 * f64::from(half) - 1.0)) as f32;
         if s <= 0.0 || !s.is_normal() {
             // A constant: the zero alone holds it.
             let m = range.max_abs();

@@ -8,6 +8,10 @@ use crate::pack;
 use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
 use crate::tensor::View;
 
+/// Encodes a view by a codec and its checked options.
+pub type EncodeFn =
+    fn(&View<'_>, &'static Codec, &Options, &EncodeContext<'_>) -> Result<Box<dyn Form>>;
+
 /// One line of the registry: what one file of this folder brings.
 #[derive(Debug)]
 pub struct FormDef {
@@ -20,7 +24,7 @@ pub struct FormDef {
     /// Whether every tensor comes back bit for bit.
     pub lossless: fn(&'static Codec, &Options) -> bool,
     /// Encodes a view.
-    pub encode: fn(&View<'_>, &'static Codec, &Options, &EncodeContext) -> Result<Box<dyn Form>>,
+    pub encode: EncodeFn,
     /// Opens what [`Form::params`] and [`Form::parts`] stored. Trusts nothing.
     pub open: fn(Stored) -> Result<Box<dyn Form>>,
 }
@@ -112,7 +116,6 @@ pub fn resolve(spec: &Spec, directives: bool) -> Result<Spec> {
             "sums of forms are not in this version".into(),
         ));
     };
-    let packs = pack::resolve(&spec.packs)?;
     let term = match find(term)? {
         Found::Form(def, codec) => (def.canonical)(codec, &term.options(codec)?)?,
         Found::Directive(codec) => {
@@ -140,7 +143,7 @@ pub fn resolve(spec: &Spec, directives: bool) -> Result<Spec> {
     };
     Ok(Spec {
         terms: vec![term],
-        packs,
+        packs: pack::resolve(&spec.packs)?,
     })
 }
 

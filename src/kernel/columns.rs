@@ -20,7 +20,7 @@ unsafe impl Send for Columns<'_> {}
 impl<'a> Columns<'a> {
     /// All columns of `data[data.len() / cols, cols]`.
     pub fn new(data: &'a mut [f32], cols: usize) -> Self {
-        let rows = if cols == 0 { 0 } else { data.len() / cols };
+        let rows = data.len().checked_div(cols).unwrap_or(0);
         Self {
             first: data.as_mut_ptr(),
             rows,

@@ -2,64 +2,31 @@
 
 use super::autovec;
 
-/// Dot products of `R` rows of `w` with `B` rows of `x`, in `L` lanes each.
-///
-/// Each sum is formed in the same order whatever `R` and `B` are, so that a row's
-/// result does not depend on which window or thread it fell to.
+/// The last `n % lanes` products, one by one.
 #[inline(always)]
-fn dots<const R: usize, const B: usize, const L: usize, const FMA: bool>(
-    w: [&[f32]; R],
-    x: [&[f32]; B],
-) -> [[f32; B]; R] {
-    let mut acc = [[[0.0f32; L]; B]; R];
-    let n = w[0].len();
-    let w = w.map(|w| &w[..n]);
-    let x = x.map(|x| &x[..n]);
-    let full = n / L * L;
-    let mut k = 0;
-    while k < full {
-        for r in 0..R {
-            let wv: [f32; L] = std::array::from_fn(|i| w[r][k + i]);
-            for b in 0..B {
-                for i in 0..L {
-                    let xv = x[b][k + i];
-                    acc[r][b][i] = if FMA {
-                        wv[i].mul_add(xv, acc[r][b][i])
-                    } else {
-                        acc[r][b][i] + wv[i] * xv
-                    };
-                }
-            }
-        }
-        k += L;
+fn tail(w: &[f32], x: &[f32], from: usize) -> f32 {
+    let mut sum = 0.0f32;
+    for (w, x) in w[from..].iter().zip(&x[from..]) {
+        sum += w * x;
     }
-    let mut out = [[0.0; B]; R];
-    for r in 0..R {
-        for b in 0..B {
-            let mut sum = acc[r][b];
-            let mut half = L / 2;
-            while half > 0 {
-                for i in 0..half {
-                    sum[i] += sum[i + half];
-                }
-                half /= 2;
-            }
-            let mut tail = 0.0f32;
-            for i in full..n {
-                tail += w[r][i] * x[b][i];
-            }
-            out[r][b] = sum[0] + tail;
-        }
-    }
-    out
+    sum
 }
 
+/// Walks the output in tiles of `R` rows × `B` batch rows. `full`, `column`, `row` and
+/// `one` are the same dot product: of a whole tile, with one batch row, of one row, and of
+/// one with one. Each sum must be formed in the same order in all four, so that a row's
+/// result does not depend on which window or thread it fell to.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-fn matmul_body<const R: usize, const B: usize, const L: usize, const FMA: bool>(
+fn matmul_body<const R: usize, const B: usize>(
     w: &[f32],
     x: &[f32],
     cols: usize,
     out: &mut [f32],
+    full: impl Fn([&[f32]; R], [&[f32]; B]) -> [[f32; B]; R],
+    column: impl Fn([&[f32]; R], [&[f32]; 1]) -> [[f32; 1]; R],
+    row: impl Fn([&[f32]; 1], [&[f32]; B]) -> [[f32; B]; 1],
+    one: impl Fn([&[f32]; 1], [&[f32]; 1]) -> [[f32; 1]; 1],
 ) {
     if cols == 0 {
         out.fill(0.0);
@@ -69,78 +36,175 @@ fn matmul_body<const R: usize, const B: usize, const L: usize, const FMA: bool>(
     assert!(w.len() == rows * cols && x.len() == batch * cols && out.len() == rows * batch);
     let w_row = |r: usize| &w[r * cols..(r + 1) * cols];
     let x_row = |b: usize| &x[b * cols..(b + 1) * cols];
-    let mut b = 0;
-    while b < batch {
-        let nb = if b + B <= batch { B } else { 1 };
-        let mut r = 0;
-        while r < rows {
-            if nb == B && r + R <= rows {
-                let d = dots::<R, B, L, FMA>(
-                    std::array::from_fn(|i| w_row(r + i)),
-                    std::array::from_fn(|i| x_row(b + i)),
-                );
-                for (i, d) in d.iter().enumerate() {
-                    for (j, d) in d.iter().enumerate() {
-                        out[(b + j) * rows + r + i] = *d;
-                    }
+    // Rows outside, batch inside: a tile's weights are read from memory once.
+    let mut r = 0;
+    while r < rows {
+        let nr = if r + R <= rows { R } else { 1 };
+        let mut b = 0;
+        while b < batch {
+            let nb = if b + B <= batch { B } else { 1 };
+            let mut put = |i: usize, sums: &[f32]| {
+                for (j, sum) in sums.iter().enumerate() {
+                    out[(b + j) * rows + r + i] = *sum;
                 }
-                r += R;
-            } else if nb == B {
-                let [d] = dots::<1, B, L, FMA>([w_row(r)], std::array::from_fn(|i| x_row(b + i)));
-                for (j, d) in d.iter().enumerate() {
-                    out[(b + j) * rows + r] = *d;
+            };
+            match (nr == R, nb == B) {
+                (true, true) => {
+                    let w = std::array::from_fn(|i| w_row(r + i));
+                    let x = std::array::from_fn(|i| x_row(b + i));
+                    full(w, x).iter().enumerate().for_each(|(i, s)| put(i, s));
                 }
-                r += 1;
-            } else if r + R <= rows {
-                let d = dots::<R, 1, L, FMA>(std::array::from_fn(|i| w_row(r + i)), [x_row(b)]);
-                for (i, [d]) in d.iter().enumerate() {
-                    out[b * rows + r + i] = *d;
+                (true, false) => {
+                    let w = std::array::from_fn(|i| w_row(r + i));
+                    let sums = column(w, [x_row(b)]);
+                    sums.iter().enumerate().for_each(|(i, s)| put(i, s));
                 }
-                r += R;
-            } else {
-                let [[d]] = dots::<1, 1, L, FMA>([w_row(r)], [x_row(b)]);
-                out[b * rows + r] = d;
-                r += 1;
+                (false, true) => {
+                    let x = std::array::from_fn(|i| x_row(b + i));
+                    put(0, &row([w_row(r)], x)[0]);
+                }
+                (false, false) => put(0, &one([w_row(r)], [x_row(b)])[0]),
             }
+            b += nb;
         }
-        b += nb;
+        r += nr;
     }
 }
 
-macro_rules! variant {
-    ($(#[$attr:meta])* $name:ident, $r:literal, $b:literal, $l:literal, $fma:literal) => {
-        $(#[$attr])*
-        pub(crate) fn $name(w: &[f32], x: &[f32], cols: usize, out: &mut [f32]) {
-            matmul_body::<$r, $b, $l, $fma>(w, x, cols, out)
-        }
-    };
-}
-
-/// `out[b][r] = Σ x[b][k] · w[r][k]`: register tiles of rows × batch × lanes that fill
-/// the registers of each instruction set (16 of 512 bits, 8 of 256, 4 of 128).
+/// `out[b][r] = Σ x[b][k] · w[r][k]` in register tiles: 4 rows × 4 batch rows of 512-bit
+/// sums fill half the registers of AVX-512, 2 × 4 of 256-bit ones those of AVX2.
 pub(crate) mod matmul {
-    use super::matmul_body;
-    variant!(portable, 2, 2, 4, false);
-    variant!(
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-        avx2,
-        2,
-        4,
-        8,
-        true
-    );
-    variant!(
-        #[cfg(target_arch = "x86_64")]
+    use super::{matmul_body, tail};
+
+    #[inline(always)]
+    fn dots<const R: usize, const B: usize>(w: [&[f32]; R], x: [&[f32]; B]) -> [[f32; B]; R] {
+        const L: usize = 4;
+        let n = w[0].len();
+        let mut acc = [[[0.0f32; L]; B]; R];
+        for k in (0..n / L * L).step_by(L) {
+            for r in 0..R {
+                for b in 0..B {
+                    for i in 0..L {
+                        acc[r][b][i] += w[r][k + i] * x[b][k + i];
+                    }
+                }
+            }
+        }
+        std::array::from_fn(|r| {
+            std::array::from_fn(|b| {
+                let a = acc[r][b];
+                (a[0] + a[2]) + (a[1] + a[3]) + tail(w[r], x[b], n / L * L)
+            })
+        })
+    }
+
+    pub(crate) fn portable(w: &[f32], x: &[f32], cols: usize, out: &mut [f32]) {
+        matmul_body::<2, 2>(w, x, cols, out, dots, dots, dots, dots);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) use x86::{avx2, avx512};
+
+    #[cfg(target_arch = "x86_64")]
+    mod x86 {
+        use std::arch::x86_64::*;
+
+        use super::{matmul_body, tail};
+
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn dots_512<const R: usize, const B: usize>(
+            w: [&[f32]; R],
+            x: [&[f32]; B],
+        ) -> [[f32; B]; R] {
+            let n = w[0].len();
+            assert!(w.iter().chain(&x).all(|s| s.len() == n));
+            let mut acc = [[_mm512_setzero_ps(); B]; R];
+            let full = n / 16 * 16;
+            let mut k = 0;
+            while k < full {
+                // SAFETY: k + 16 ≤ n, the length of every slice (asserted above).
+                let x: [__m512; B] =
+                    std::array::from_fn(|b| unsafe { _mm512_loadu_ps(x[b].as_ptr().add(k)) });
+                for r in 0..R {
+                    // SAFETY: as above.
+                    let w = unsafe { _mm512_loadu_ps(w[r].as_ptr().add(k)) };
+                    for b in 0..B {
+                        acc[r][b] = _mm512_fmadd_ps(w, x[b], acc[r][b]);
+                    }
+                }
+                k += 16;
+            }
+            std::array::from_fn(|r| {
+                std::array::from_fn(|b| _mm512_reduce_add_ps(acc[r][b]) + tail(w[r], x[b], full))
+            })
+        }
+
         #[target_feature(
             enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
         )]
-        avx512,
-        4,
-        4,
-        16,
-        true
-    );
+        pub(crate) fn avx512(w: &[f32], x: &[f32], cols: usize, out: &mut [f32]) {
+            matmul_body::<4, 4>(
+                w,
+                x,
+                cols,
+                out,
+                |w, x| dots_512(w, x),
+                |w, x| dots_512(w, x),
+                |w, x| dots_512(w, x),
+                |w, x| dots_512(w, x),
+            );
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        fn dots_256<const R: usize, const B: usize>(
+            w: [&[f32]; R],
+            x: [&[f32]; B],
+        ) -> [[f32; B]; R] {
+            let n = w[0].len();
+            assert!(w.iter().chain(&x).all(|s| s.len() == n));
+            let mut acc = [[_mm256_setzero_ps(); B]; R];
+            let full = n / 8 * 8;
+            let mut k = 0;
+            while k < full {
+                // SAFETY: k + 8 ≤ n, the length of every slice (asserted above).
+                let x: [__m256; B] =
+                    std::array::from_fn(|b| unsafe { _mm256_loadu_ps(x[b].as_ptr().add(k)) });
+                for r in 0..R {
+                    // SAFETY: as above.
+                    let w = unsafe { _mm256_loadu_ps(w[r].as_ptr().add(k)) };
+                    for b in 0..B {
+                        acc[r][b] = _mm256_fmadd_ps(w, x[b], acc[r][b]);
+                    }
+                }
+                k += 8;
+            }
+            std::array::from_fn(|r| {
+                std::array::from_fn(|b| {
+                    let v = acc[r][b];
+                    let h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                    let h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+                    let h = _mm_add_ss(h, _mm_movehdup_ps(h));
+                    _mm_cvtss_f32(h) + tail(w[r], x[b], full)
+                })
+            })
+        }
+
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+        pub(crate) fn avx2(w: &[f32], x: &[f32], cols: usize, out: &mut [f32]) {
+            matmul_body::<2, 4>(
+                w,
+                x,
+                cols,
+                out,
+                |w, x| dots_256(w, x),
+                |w, x| dots_256(w, x),
+                |w, x| dots_256(w, x),
+                |w, x| dots_256(w, x),
+            );
+        }
+    }
 }
 
 /// `y += g · w` for one row of `w`.

@@ -22,6 +22,7 @@
 //! would otherwise be subnormal), or the scale itself when the group is the tensor.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::autovec;
 
@@ -138,191 +139,196 @@ pub struct Quantizer {
     pub offset: f32,
 }
 
-/// Lanes of every sum in the encoder: fixed, so that each instruction set adds in the
-/// same order and stores the same bytes.
-const LANES: usize = 16;
+/// One value of each row of a tile. Encoder and multiplier work on rows side by side:
+/// lane = row, so that no sum crosses lanes and every instruction set adds in the same
+/// order and stores the same bytes.
+type Rows = [f32; TILE_ROWS];
 
 #[inline(always)]
-fn lane_sum(acc: [f32; LANES]) -> f32 {
-    let mut a = acc;
-    let mut n = LANES / 2;
-    while n > 0 {
-        for i in 0..n {
-            a[i] += a[i + n];
-        }
-        n /= 2;
+fn each(f: impl Fn(usize) -> f32) -> Rows {
+    let mut out = [0.0; TILE_ROWS];
+    for (r, out) in out.iter_mut().enumerate() {
+        *out = f(r);
     }
-    a[0]
+    out
 }
 
-/// Round to nearest, ties to even, for |v| < 2^22, in two additions that every
-/// instruction set vectorises alike.
+/// 1.5 · 2^23: adding it rounds |v| < 2^22 to the nearest integer, ties to even, and
+/// leaves that integer in the low bits. Every instruction set vectorises it alike.
+const MAGIC: f32 = 12_582_912.0;
+
 #[inline(always)]
-fn round(v: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0; // 1.5 · 2^23
-    (v + MAGIC) - MAGIC
+fn clamp(v: f32, low: f32, high: f32) -> f32 {
+    // Comparisons, because the NaN rules of `max` and `min` cost instructions and there
+    // is no NaN here.
+    let v = if v < low { low } else { v };
+    if v > high { high } else { v }
 }
 
 #[inline(always)]
 fn clamp_round(v: f32, low: f32, high: f32) -> f32 {
-    // Clamping first keeps `round` in its range. `max`/`min` as comparisons: the
-    // library functions' NaN rules cost instructions, and there is no NaN here.
-    let v = if v < low { low } else { v };
-    let v = if v > high { high } else { v };
-    round(v)
-}
-
-/// The extreme value (largest magnitude, with its sign; the negative one of a tie).
-#[inline(always)]
-fn extreme(w: &[f32]) -> f32 {
-    let (mut lo, mut hi) = ([0.0f32; LANES], [0.0f32; LANES]);
-    let (chunks, _) = w.as_chunks::<LANES>();
-    for c in chunks {
-        for i in 0..LANES {
-            lo[i] = if c[i] < lo[i] { c[i] } else { lo[i] };
-            hi[i] = if c[i] > hi[i] { c[i] } else { hi[i] };
-        }
-    }
-    let lo = lo.iter().fold(0.0f32, |a, b| a.min(*b));
-    let hi = hi.iter().fold(0.0f32, |a, b| a.max(*b));
-    if -lo >= hi { lo } else { hi }
+    // Clamping first keeps the rounding in its range.
+    (clamp(v, low, high) + MAGIC) - MAGIC
 }
 
 #[inline(always)]
 fn reciprocal(s: f32) -> f32 {
     let r = 1.0 / s;
     // A scale of zero (an all-zero group) or one too small to invert gives codes of 0.
-    if r.is_finite() { r } else { 0.0 }
+    if r.abs() <= f32::MAX { r } else { 0.0 }
 }
 
-/// Best symmetric scale of a group by least squares; `w` is padded with zeros to a
-/// multiple of [`LANES`].
+/// Least and largest value of each row, and no less than zero wide.
 #[inline(always)]
-fn search_symmetric(w: &[f32], half: f32, s0: f32) -> f32 {
+fn extent(w: &[Rows]) -> (Rows, Rows) {
+    let (mut lo, mut hi) = (w[0], w[0]);
+    for w in w {
+        for r in 0..TILE_ROWS {
+            lo[r] = if w[r] < lo[r] { w[r] } else { lo[r] };
+            hi[r] = if w[r] > hi[r] { w[r] } else { hi[r] };
+        }
+    }
+    (lo, hi)
+}
+
+/// Best symmetric scales by least squares, from the starts `s0`.
+#[inline(always)]
+fn search_symmetric(w: &[Rows], half: f32, s0: &Rows) -> Rows {
     // 24 starts from 0.35 to 1.1 of the signed-max scale, both signs, as the field's
-    // encoders do; measured on Gaussian weights a finer grid gains < 0.02 dB.
+    // encoders do; measured on Gaussian weights a finer grid gains < 0.02 dB. The start
+    // itself is tried first, so that the search never loses.
     const STARTS: usize = 24;
-    let (chunks, _) = w.as_chunks::<LANES>();
-    let (mut best_gain, mut best) = (f32::NEG_INFINITY, s0);
-    for i in 0..=2 * STARTS {
-        // The last candidate is the start itself, so that the search never loses.
+    let (mut best_gain, mut best) = ([f32::NEG_INFINITY; TILE_ROWS], *s0);
+    for i in 0..=STARTS {
         let k = match i {
-            n if n == 2 * STARTS => 1.0,
-            n => {
-                let k = 0.35 + (n / 2) as f32 * (0.75 / (STARTS - 1) as f32);
-                if n % 2 == 0 { k } else { -k }
-            }
+            0 => 1.0,
+            i => 0.35 + (i - 1) as f32 * (0.75 / (STARTS - 1) as f32),
         };
-        let inv = reciprocal(k * s0);
-        let (mut wq, mut qq) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for c in chunks {
-            for i in 0..LANES {
-                let q = clamp_round(c[i] * inv, -half, half - 1.0);
-                wq[i] += c[i] * q;
-                qq[i] += q * q;
+        let inv = each(|r| reciprocal(k * s0[r]));
+        // Codes of both signs from one rounding: those of −k are `−clamp(t, 1−half, half)`.
+        // |t| ≤ half / 0.35, far inside the rounding's range.
+        let (mut wq, mut qq) = ([[0.0f32; TILE_ROWS]; 2], [[0.0f32; TILE_ROWS]; 2]);
+        for w in w {
+            for r in 0..TILE_ROWS {
+                let t = (w[r] * inv[r] + MAGIC) - MAGIC;
+                let q = [clamp(t, -half, half - 1.0), clamp(t, 1.0 - half, half)];
+                for i in 0..2 {
+                    wq[i][r] += w[r] * q[i];
+                    qq[i][r] += q[i] * q[i];
+                }
             }
         }
-        let (wq, qq) = (lane_sum(wq), lane_sum(qq));
-        // Σw² is the same for every start: the largest (Σwq)²/Σq² leaves least.
-        let gain = if qq > 0.0 { wq * wq / qq } else { 0.0 };
-        if gain > best_gain {
-            best_gain = gain;
-            best = if qq > 0.0 { wq / qq } else { s0 };
+        for i in 0..2 {
+            for r in 0..TILE_ROWS {
+                // Σw² is the same for every start: the largest (Σwq)²/Σq² leaves least.
+                let some = qq[i][r] > 0.0;
+                let s = if some { wq[i][r] / qq[i][r] } else { s0[r] };
+                let gain = if some { wq[i][r] * s } else { 0.0 };
+                let better = gain > best_gain[r];
+                best_gain[r] = if better { gain } else { best_gain[r] };
+                let s = if i == 0 { s } else { -s };
+                best[r] = if better { s } else { best[r] };
+            }
         }
     }
     best
 }
 
-/// Scale and minimum of an asymmetric group from its range, refined by least squares.
-/// `w` is the group padded to a multiple of [`LANES`]; only `n` values count.
+/// Scales and minima of asymmetric groups: from their range, or refined by least squares.
 #[inline(always)]
-fn search_asymmetric(w: &[f32], n: usize, levels: f32, search: Search) -> (f32, f32) {
-    let (lo, hi) = w[..n]
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| {
-            (a.min(*v), b.max(*v))
-        });
-    let s0 = (hi - lo) / levels;
-    if search == Search::AbsMax || s0 <= 0.0 || !s0.is_finite() {
+fn search_asymmetric(w: &[Rows], levels: f32, search: Search) -> (Rows, Rows) {
+    let (lo, hi) = extent(w);
+    let s0 = each(|r| (hi[r] - lo[r]) / levels);
+    if search == Search::AbsMax {
         return (s0, lo);
     }
-    let middle = 0.5 * (lo + hi);
-    let mut best = (f32::INFINITY, s0, lo);
+    let n = w.len() as f32;
+    let mut w_sum = [0.0f32; TILE_ROWS];
+    for w in w {
+        for r in 0..TILE_ROWS {
+            w_sum[r] += w[r];
+        }
+    }
+    let (mut best_error, mut best_s, mut best_m) = ([f32::INFINITY; TILE_ROWS], s0, lo);
     // Starts: the full range and seven shrunken about its middle; each gets three
     // alternations of codes and two-parameter least squares.
     for start in 0..8 {
         let k = 1.0 - start as f32 * 0.06;
-        let (mut s, mut m) = (s0 * k, middle - 0.5 * levels * s0 * k);
+        let mut s = each(|r| s0[r] * k);
+        let mut m = each(|r| 0.5 * (lo[r] + hi[r]) - 0.5 * levels * s0[r] * k);
         for _ in 0..4 {
-            let inv = reciprocal(s);
-            let mut q_sum = [0.0f32; LANES];
-            let mut qq_sum = [0.0f32; LANES];
-            let mut wq_sum = [0.0f32; LANES];
-            let mut w_sum = [0.0f32; LANES];
-            let mut e_sum = [0.0f32; LANES];
-            for (j, c) in w.chunks_exact(LANES).enumerate() {
-                for i in 0..LANES {
-                    let live = if j * LANES + i < n { 1.0 } else { 0.0 };
-                    let q = live * clamp_round((c[i] - m) * inv, 0.0, levels);
-                    let e = live * (c[i] - (m + s * q));
-                    q_sum[i] += q;
-                    qq_sum[i] += q * q;
-                    wq_sum[i] += c[i] * q;
-                    w_sum[i] += live * c[i];
-                    e_sum[i] += e * e;
+            let inv = each(|r| reciprocal(s[r]));
+            let mut q1 = [0.0f32; TILE_ROWS];
+            let mut q2 = [0.0f32; TILE_ROWS];
+            let mut wq = [0.0f32; TILE_ROWS];
+            let mut error = [0.0f32; TILE_ROWS];
+            for w in w {
+                for r in 0..TILE_ROWS {
+                    let q = clamp_round((w[r] - m[r]) * inv[r], 0.0, levels);
+                    let e = w[r] - (m[r] + s[r] * q);
+                    q1[r] += q;
+                    q2[r] += q * q;
+                    wq[r] += w[r] * q;
+                    error[r] += e * e;
                 }
             }
-            let error = lane_sum(e_sum);
-            if error < best.0 {
-                best = (error, s, m);
+            for r in 0..TILE_ROWS {
+                let better = error[r] < best_error[r];
+                best_error[r] = if better { error[r] } else { best_error[r] };
+                best_s[r] = if better { s[r] } else { best_s[r] };
+                best_m[r] = if better { m[r] } else { best_m[r] };
+                // All codes alike: nothing to fit, and the next round changes nothing.
+                let det = n * q2[r] - q1[r] * q1[r];
+                let fit = (n * wq[r] - q1[r] * w_sum[r]) / det;
+                s[r] = if det > 0.0 { fit } else { s[r] };
+                m[r] = if det > 0.0 {
+                    (w_sum[r] - fit * q1[r]) / n
+                } else {
+                    m[r]
+                };
             }
-            let (q1, q2) = (lane_sum(q_sum), lane_sum(qq_sum));
-            let (wq, w1) = (lane_sum(wq_sum), lane_sum(w_sum));
-            let n = n as f32;
-            let det = n * q2 - q1 * q1;
-            if det <= 0.0 {
-                break;
-            }
-            s = (n * wq - q1 * w1) / det;
-            m = (w1 - s * q1) / n;
         }
     }
-    (best.1, best.2)
+    (best_s, best_m)
 }
 
-/// Codes of one group as offset-binary bytes; `out` and `w` have the same padded length.
 #[inline(always)]
-fn codes(w: &[f32], s: f32, z: f32, half: f32, out: &mut [u8]) {
-    let inv = reciprocal(s);
-    for (o, v) in out.iter_mut().zip(w) {
-        let q = clamp_round((*v - z) * inv, -half, half - 1.0);
-        *o = (q + half) as i32 as u8;
-    }
+fn to_f16(v: &Rows) -> [f16; TILE_ROWS] {
+    let mut out = [f16::ZERO; TILE_ROWS];
+    out.convert_from_f32_slice(v);
+    out
 }
 
-/// Puts the codes of one row of a block of `c` columns in their place in the planes.
+/// Lays the codes of a block of `c` columns out in planes; `u` holds the code of zero in
+/// the columns past `c`.
 #[inline(always)]
-fn store_block(bits: u32, codes: &[u8; 64], c: usize, rows: usize, row: usize, out: &mut [u8]) {
-    let (mut low, mut at) = (0, 0);
-    for &p in planes(bits) {
+fn store_block<const BITS: u32>(u: &[[u32; TILE_ROWS]; 64], c: usize, rows: usize, out: &mut [u8]) {
+    let mut low = 0;
+    let mut lines = out.chunks_exact_mut(4 * rows);
+    for &p in planes(BITS) {
         let n = plane_row_bytes(p as usize, c);
-        let mask = ((1u32 << p) - 1) as u8;
-        let mut packed = [0u8; 32];
-        for i in 0..8 / p as usize {
-            for t in 0..n {
-                packed[t] |= ((codes[i * n + t] >> low) & mask) << (i as u32 * p);
+        let mask = (1u32 << p) - 1;
+        for j in 0..n / 4 {
+            let mut line = [0u32; TILE_ROWS];
+            for i in 0..(8 / p) as usize {
+                for k in 0..4 {
+                    let u = &u[i * n + 4 * j + k];
+                    let shift = 8 * k as u32 + i as u32 * p;
+                    for r in 0..TILE_ROWS {
+                        line[r] |= ((u[r] >> low) & mask) << shift;
+                    }
+                }
+            }
+            let Some(out) = lines.next() else { return };
+            for (out, line) in out.as_chunks_mut::<4>().0.iter_mut().zip(line) {
+                *out = line.to_le_bytes();
             }
         }
-        for j in 0..n / 4 {
-            let to = at + (j * rows + row) * 4;
-            out[to..to + 4].copy_from_slice(&packed[4 * j..4 * j + 4]);
-        }
-        at += n * rows;
         low += p;
     }
 }
 
-/// The inverse of [`store_block`].
+/// The codes of one row of a block of `c` columns.
 #[inline(always)]
 fn load_block(bits: u32, tile: &[u8], c: usize, rows: usize, row: usize) -> [u8; 64] {
     let mut codes = [0u8; 64];
@@ -370,77 +376,96 @@ fn encode_body(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) {
 fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) {
     let layout = &q.layout;
     assert!(w.len() == rows * layout.cols && tile.len() == rows * layout.row_bytes());
+    assert!(rows <= TILE_ROWS);
     let half = (1 << (BITS - 1)) as f32;
-    let padded = layout.group.min(layout.cols).next_multiple_of(BLOCK_COLS) + BLOCK_COLS;
-    let mut values = vec![0.0f32; padded];
-    let mut code = vec![0u8; padded];
-    let inverse_multiplier = 1.0 / q.multiplier;
-    let mut at = 0;
-    let mut start = 0;
+    // Groups with scales are encoded in units of the multiplier: a power of two, so no
+    // code changes by it, and sums of squares of very large or small weights stay in range.
+    let (unit, tensor_s, tensor_z) = if layout.scales {
+        (1.0 / q.multiplier, 0.0, 0.0)
+    } else {
+        (1.0, q.multiplier, q.offset * q.multiplier)
+    };
+    // The group turned: one entry a column, lanes past `rows` zero.
+    let mut group = vec![[0.0f32; TILE_ROWS]; layout.group.min(layout.cols)];
+    let (mut at, mut start) = (0, 0);
     while start < layout.cols {
         let c = layout.group.min(layout.cols - start);
-        let group_bytes = layout.group_row_bytes(c) * rows;
-        let (head, body) = tile[at..at + group_bytes].split_at_mut(layout.head_row_bytes() * rows);
-        // Zero beyond the group: a whole block of lanes past its end.
-        values[c..].fill(0.0);
-        let lanes = c.next_multiple_of(LANES);
         for row in 0..rows {
             let from = row * layout.cols + start;
-            values[..c].copy_from_slice(&w[from..from + c]);
-            let group = &values[..lanes];
-            let (s, z) = if !layout.scales {
-                (q.multiplier, q.offset * q.multiplier)
-            } else if layout.zeros {
-                let (s, m) = search_asymmetric(group, c, 2.0 * half - 1.0, q.search);
-                let s = f16::from_f32(s * inverse_multiplier);
-                let s_real = s.to_f32() * q.multiplier;
-                // Codes are signed: the zero is the value of code 0, not of the lowest.
-                let z = f16::from_f32((m + half * s_real) * inverse_multiplier);
-                head[2 * row..2 * row + 2].copy_from_slice(&s.to_le_bytes());
-                let to = 2 * (rows + row);
-                head[to..to + 2].copy_from_slice(&z.to_le_bytes());
-                (s_real, z.to_f32() * q.multiplier)
-            } else {
-                let s0 = extreme(group) / -half;
-                let s = match q.search {
-                    Search::AbsMax => s0,
-                    Search::LeastSquares if s0 == 0.0 => s0,
-                    Search::LeastSquares => search_symmetric(group, half, s0),
-                };
-                let s = f16::from_f32(s * inverse_multiplier);
-                head[2 * row..2 * row + 2].copy_from_slice(&s.to_le_bytes());
-                (s.to_f32() * q.multiplier, 0.0)
-            };
-            codes(&values[..lanes], s, z, half, &mut code[..lanes]);
-            code[c..].fill(half as u8);
-            let mut block_at = 0;
-            let mut col = 0;
-            while col < c {
-                let n = BLOCK_COLS.min(c - col);
-                let mut block = [half as u8; 64];
-                block[..BLOCK_COLS].copy_from_slice(&code[col..col + BLOCK_COLS]);
-                if n < BLOCK_COLS {
-                    block[n..].fill(half as u8);
-                }
-                let bytes = layout.block_row_bytes(n) * rows;
-                let out = &mut body[block_at..block_at + bytes];
-                if n == BLOCK_COLS {
-                    store_block(BITS, &block, BLOCK_COLS, rows, row, out);
-                } else {
-                    store_block(BITS, &block, n, rows, row, out);
-                }
-                block_at += bytes;
-                col += n;
+            for (g, w) in group.iter_mut().zip(&w[from..from + c]) {
+                g[row] = *w * unit;
             }
         }
-        at += group_bytes;
+        let group = &group[..c];
+        let head = &mut tile[at..at + layout.head_row_bytes() * rows];
+        at += head.len();
+        let (s, z) = if !layout.scales {
+            ([tensor_s; TILE_ROWS], [tensor_z; TILE_ROWS])
+        } else if layout.zeros {
+            let (s, m) = search_asymmetric(group, 2.0 * half - 1.0, q.search);
+            let s16 = to_f16(&s);
+            let s = each(|r| from_f16(s16[r].to_bits()));
+            // Codes are signed: the zero is the value of code 0, not of the lowest.
+            let z16 = to_f16(&each(|r| m[r] + half * s[r]));
+            let (s_out, z_out) = head.split_at_mut(2 * rows);
+            s_out.copy_from_slice(bytemuck::cast_slice(&s16[..rows]));
+            z_out.copy_from_slice(bytemuck::cast_slice(&z16[..rows]));
+            (s, each(|r| from_f16(z16[r].to_bits())))
+        } else {
+            let (lo, hi) = extent(group);
+            // The extreme value lands on the extra negative code; the negative one of a tie.
+            let s0 = each(|r| if -lo[r] >= hi[r] { lo[r] } else { hi[r] } / -half);
+            let s = match q.search {
+                Search::AbsMax => s0,
+                Search::LeastSquares => search_symmetric(group, half, &s0),
+            };
+            let s16 = to_f16(&s);
+            head.copy_from_slice(bytemuck::cast_slice(&s16[..rows]));
+            (each(|r| from_f16(s16[r].to_bits())), [0.0; TILE_ROWS])
+        };
+        let inv = each(|r| reciprocal(s[r]));
+        let mut u = [[1u32 << (BITS - 1); TILE_ROWS]; 64];
+        for block in group.chunks(BLOCK_COLS) {
+            for (u, w) in u.iter_mut().zip(block) {
+                for r in 0..TILE_ROWS {
+                    let v = clamp((w[r] - z[r]) * inv[r], -half, half - 1.0) + MAGIC;
+                    // The integer in the low bits, made offset-binary.
+                    u[r] = v
+                        .to_bits()
+                        .wrapping_sub(MAGIC.to_bits())
+                        .wrapping_add(1 << (BITS - 1));
+                }
+            }
+            let n = block.len();
+            for u in &mut u[n..BLOCK_COLS] {
+                *u = [1 << (BITS - 1); TILE_ROWS];
+            }
+            let bytes = layout.block_row_bytes(n) * rows;
+            store_block::<BITS>(&u, n, rows, &mut tile[at..at + bytes]);
+            at += bytes;
+        }
         start += c;
     }
 }
 
+/// The value of an f16, without branches, so that sixteen are turned at once. Exact, and
+/// the same on every instruction set.
+#[inline(always)]
+fn from_f16(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    // 2^112 moves the exponent's bias from 15 to 127, subnormals included.
+    let value = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
+    let special = if magnitude >= 0x0f80_0000 {
+        0x7f80_0000
+    } else {
+        0
+    };
+    f32::from_bits(value.to_bits() | special | u32::from(bits & 0x8000) << 16)
+}
+
 #[inline(always)]
 fn read_f16(bytes: &[u8], i: usize) -> f32 {
-    f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]).to_f32()
+    from_f16(u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]))
 }
 
 /// Scale and zero of a row in a group's head, with the multiplier in them.
@@ -456,6 +481,33 @@ fn head_values(q: &Quantizer, head: &[u8], rows: usize, row: usize) -> (f32, f32
         0.0
     };
     (s, z)
+}
+
+/// All rows of a group's head at once; lanes past `rows` are zero.
+#[inline(always)]
+fn head_rows(q: &Quantizer, head: &[u8], rows: usize) -> (Rows, Rows) {
+    if !q.layout.scales {
+        return (
+            [q.multiplier; TILE_ROWS],
+            [q.offset * q.multiplier; TILE_ROWS],
+        );
+    }
+    let read = |bytes: &[u8]| {
+        let mut raw = [0u8; 2 * TILE_ROWS];
+        match bytes.first_chunk() {
+            // A copy of known length stays in a register.
+            Some(full) => raw = *full,
+            None => raw[..bytes.len()].copy_from_slice(bytes),
+        }
+        let bits: [u16; TILE_ROWS] = bytemuck::cast(raw);
+        each(|r| from_f16(bits[r]) * q.multiplier)
+    };
+    let s = read(&head[..2 * rows]);
+    if q.layout.zeros {
+        (s, read(&head[2 * rows..4 * rows]))
+    } else {
+        (s, [0.0; TILE_ROWS])
+    }
 }
 
 #[inline(always)]
@@ -635,6 +687,7 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
     tile: &[u8],
     rows: usize,
     x: &[&[f32]; NB],
+    expand: impl Fn(&[u8], &mut [Rows; 64]),
     out: &mut [[f32; TILE_ROWS]],
 ) {
     let layout = &q.layout;
@@ -653,7 +706,7 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
             let bytes = layout.block_row_bytes(n) * rows;
             let body = &tile[at..at + bytes];
             if n == BLOCK_COLS && rows == TILE_ROWS {
-                expand_block::<BITS>(body, BLOCK_COLS, TILE_ROWS, &mut w);
+                expand(body, &mut w);
             } else {
                 expand_block::<BITS>(body, n, rows, &mut w);
             }
@@ -666,10 +719,7 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
             at += bytes;
             col += n;
         }
-        let (mut s, mut z) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
-        for r in 0..rows {
-            (s[r], z[r]) = head_values(q, head, rows, r);
-        }
+        let (s, z) = head_rows(q, head, rows);
         for b in 0..NB {
             for r in 0..TILE_ROWS {
                 total[b][r] = multiply_add::<FMA>(s[r], acc[b][r], total[b][r]);
@@ -694,6 +744,7 @@ fn matmul_bits<const BITS: u32, const NB: usize, const FMA: bool>(
     tile: &[u8],
     rows: usize,
     x: &[f32],
+    expand: impl Fn(&[u8], &mut [Rows; 64]) + Copy,
     out: &mut [[f32; TILE_ROWS]],
 ) {
     let cols = q.layout.cols;
@@ -702,22 +753,22 @@ fn matmul_bits<const BITS: u32, const NB: usize, const FMA: bool>(
     let mut b = 0;
     while b + NB <= out.len() {
         let x: [&[f32]; NB] = std::array::from_fn(|i| row(b + i));
-        matmul_tile::<BITS, NB, FMA>(q, tile, rows, &x, &mut out[b..]);
+        matmul_tile::<BITS, NB, FMA>(q, tile, rows, &x, expand, &mut out[b..]);
         b += NB;
     }
     while b + 4 <= out.len() {
         let x: [&[f32]; 4] = std::array::from_fn(|i| row(b + i));
-        matmul_tile::<BITS, 4, FMA>(q, tile, rows, &x, &mut out[b..]);
+        matmul_tile::<BITS, 4, FMA>(q, tile, rows, &x, expand, &mut out[b..]);
         b += 4;
     }
     while b < out.len() {
-        matmul_tile::<BITS, 1, FMA>(q, tile, rows, &[row(b)], &mut out[b..]);
+        matmul_tile::<BITS, 1, FMA>(q, tile, rows, &[row(b)], expand, &mut out[b..]);
         b += 1;
     }
 }
 
 macro_rules! matmul_variant {
-    ($(#[$attr:meta])* $name:ident, $nb:literal, $fma:literal) => {
+    ($(#[$attr:meta])* $name:ident, $nb:literal, $fma:literal, $e8:expr, $e4:expr) => {
         $(#[$attr])*
         pub(crate) fn $name(
             q: &Quantizer,
@@ -726,40 +777,200 @@ macro_rules! matmul_variant {
             x: &[f32],
             out: &mut [[f32; TILE_ROWS]],
         ) {
+            macro_rules! any {
+                ($bits:literal) => {{
+                    let expand = |b: &[u8], w: &mut [Rows; 64]| {
+                        expand_block::<$bits>(b, BLOCK_COLS, TILE_ROWS, w)
+                    };
+                    matmul_bits::<$bits, $nb, $fma>(q, tile, rows, x, expand, out)
+                }};
+            }
             match q.layout.bits {
-                2 => matmul_bits::<2, $nb, $fma>(q, tile, rows, x, out),
-                3 => matmul_bits::<3, $nb, $fma>(q, tile, rows, x, out),
-                4 => matmul_bits::<4, $nb, $fma>(q, tile, rows, x, out),
-                5 => matmul_bits::<5, $nb, $fma>(q, tile, rows, x, out),
-                6 => matmul_bits::<6, $nb, $fma>(q, tile, rows, x, out),
-                7 => matmul_bits::<7, $nb, $fma>(q, tile, rows, x, out),
-                _ => matmul_bits::<8, $nb, $fma>(q, tile, rows, x, out),
+                2 => any!(2),
+                3 => any!(3),
+                4 => matmul_bits::<4, $nb, $fma>(q, tile, rows, x, $e4, out),
+                5 => any!(5),
+                6 => any!(6),
+                7 => any!(7),
+                _ => matmul_bits::<8, $nb, $fma>(q, tile, rows, x, $e8, out),
             }
         }
     };
 }
 
 /// `y[b][r] = Σ x[b][col] · w[r][col]` for one tile; batch rows in steps of as many as
-/// there are registers for their sums.
+/// there are registers for their sums. Full blocks of 8 and 4 bits are opened by hand.
 pub(crate) mod matmul {
-    use super::{Quantizer, TILE_ROWS, matmul_bits};
-    matmul_variant!(portable, 4, false);
+    use super::{BLOCK_COLS, Quantizer, Rows, TILE_ROWS, expand_block, matmul_bits};
     matmul_variant!(
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-        avx2,
+        portable,
         4,
-        true
+        false,
+        |b: &[u8], w: &mut [Rows; 64]| expand_block::<8>(b, BLOCK_COLS, TILE_ROWS, w),
+        |b: &[u8], w: &mut [Rows; 64]| expand_block::<4>(b, BLOCK_COLS, TILE_ROWS, w)
     );
-    matmul_variant!(
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(
-            enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
-        )]
-        avx512,
-        8,
-        true
-    );
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) use x86::{avx2, avx512};
+
+    #[cfg(target_arch = "x86_64")]
+    mod x86 {
+        use std::arch::x86_64::*;
+
+        use super::*;
+
+        matmul_variant!(
+            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+            avx2,
+            4,
+            true,
+            |b: &[u8], w: &mut [Rows; 64]| expand8_avx2(b, w),
+            |b: &[u8], w: &mut [Rows; 64]| expand4_avx2(b, w)
+        );
+        matmul_variant!(
+            #[target_feature(
+                enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
+            )]
+            avx512,
+            8,
+            true,
+            |b: &[u8], w: &mut [Rows; 64]| expand8_avx512(b, w),
+            |b: &[u8], w: &mut [Rows; 64]| expand4_avx512(b, w)
+        );
+
+        /// The sixteen values that a 4-bit code stands for, less the zero point.
+        const NIBBLES: [f32; 16] = [
+            -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
+        ];
+
+        /// One line is one register, lane = row: byte `k` of each lane, sign-extended, is
+        /// column `4j + k`.
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn expand8_avx512(body: &[u8], w: &mut [Rows; 64]) {
+            let flip = _mm512_set1_epi32(0x8080_8080u32 as i32);
+            let lines = body
+                .as_chunks::<64>()
+                .0
+                .iter()
+                .zip(w.as_chunks_mut::<4>().0);
+            for (line, w) in lines {
+                // SAFETY: `line` is 64 bytes.
+                let v = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+                // Offset-binary to two's complement.
+                let v = _mm512_xor_si512(v, flip);
+                let c = [
+                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(v)),
+                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(v)),
+                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(v)),
+                    _mm512_srai_epi32::<24>(v),
+                ];
+                for (w, c) in w.iter_mut().zip(c) {
+                    // SAFETY: `w` is 64 bytes.
+                    unsafe { _mm512_storeu_ps(w.as_mut_ptr(), _mm512_cvtepi32_ps(c)) };
+                }
+            }
+        }
+
+        /// A permute by the low four bits of each lane turns codes into values; the bits
+        /// above them are ignored, so a shift is all that selects a code.
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn expand4_avx512(body: &[u8], w: &mut [Rows; 64]) {
+            // SAFETY: the table is 64 bytes.
+            let table = unsafe { _mm512_loadu_ps(NIBBLES.as_ptr()) };
+            let (low, high) = w.split_at_mut(16);
+            let pairs = low
+                .as_chunks_mut::<4>()
+                .0
+                .iter_mut()
+                .zip(high.as_chunks_mut::<4>().0);
+            for (line, (low, high)) in body.as_chunks::<64>().0.iter().zip(pairs) {
+                // SAFETY: `line` is 64 bytes.
+                let v = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+                macro_rules! column {
+                    ($w:expr, $shift:literal) => {{
+                        let v = _mm512_srli_epi32::<$shift>(v);
+                        // SAFETY: a column is 64 bytes.
+                        unsafe {
+                            _mm512_storeu_ps($w.as_mut_ptr(), _mm512_permutexvar_ps(v, table))
+                        };
+                    }};
+                }
+                column!(low[0], 0);
+                column!(high[0], 4);
+                column!(low[1], 8);
+                column!(high[1], 12);
+                column!(low[2], 16);
+                column!(high[2], 20);
+                column!(low[3], 24);
+                column!(high[3], 28);
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn expand8_avx2(body: &[u8], w: &mut [Rows; 64]) {
+            let flip = _mm256_set1_epi32(0x8080_8080u32 as i32);
+            let lines = body
+                .as_chunks::<64>()
+                .0
+                .iter()
+                .zip(w.as_chunks_mut::<4>().0);
+            for (line, w) in lines {
+                for (h, half) in line.as_chunks::<32>().0.iter().enumerate() {
+                    // SAFETY: `half` is 32 bytes.
+                    let v = unsafe { _mm256_loadu_si256(half.as_ptr().cast()) };
+                    let v = _mm256_xor_si256(v, flip);
+                    let c = [
+                        _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(v)),
+                        _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(v)),
+                        _mm256_srai_epi32::<24>(_mm256_slli_epi32::<8>(v)),
+                        _mm256_srai_epi32::<24>(v),
+                    ];
+                    for (w, c) in w.iter_mut().zip(c) {
+                        let out = &mut w.as_chunks_mut::<8>().0[h];
+                        // SAFETY: `out` is 32 bytes.
+                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtepi32_ps(c)) };
+                    }
+                }
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn expand4_avx2(body: &[u8], w: &mut [Rows; 64]) {
+            let (mask, eight) = (_mm256_set1_epi32(15), _mm256_set1_epi32(8));
+            let (low, high) = w.split_at_mut(16);
+            let pairs = low
+                .as_chunks_mut::<4>()
+                .0
+                .iter_mut()
+                .zip(high.as_chunks_mut::<4>().0);
+            for (line, (low, high)) in body.as_chunks::<64>().0.iter().zip(pairs) {
+                for (h, half) in line.as_chunks::<32>().0.iter().enumerate() {
+                    // SAFETY: `half` is 32 bytes.
+                    let v = unsafe { _mm256_loadu_si256(half.as_ptr().cast()) };
+                    macro_rules! column {
+                        ($w:expr, $shift:literal) => {{
+                            let c = _mm256_and_si256(_mm256_srli_epi32::<$shift>(v), mask);
+                            let c = _mm256_cvtepi32_ps(_mm256_sub_epi32(c, eight));
+                            let out = &mut $w.as_chunks_mut::<8>().0[h];
+                            // SAFETY: `out` is 32 bytes.
+                            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), c) };
+                        }};
+                    }
+                    column!(low[0], 0);
+                    column!(high[0], 4);
+                    column!(low[1], 8);
+                    column!(high[1], 12);
+                    column!(low[2], 16);
+                    column!(high[2], 20);
+                    column!(low[3], 24);
+                    column!(high[3], 28);
+                }
+            }
+        }
+    }
 }
 
 autovec! {
@@ -774,15 +985,16 @@ autovec! {
 /// Least and largest value, or the index of the first value that is not finite.
 #[inline(always)]
 fn min_max_body(w: &[f32]) -> Result<(f32, f32), usize> {
+    const LANES: usize = 16;
     let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-    // `v - v` is 0 for finite values and NaN for all others.
+    // `v · 0` is 0 for finite values and NaN for all others.
     let mut odd = [0.0f32; LANES];
     let (chunks, rest) = w.as_chunks::<LANES>();
     for c in chunks {
         for i in 0..LANES {
             lo[i] = if c[i] < lo[i] { c[i] } else { lo[i] };
             hi[i] = if c[i] > hi[i] { c[i] } else { hi[i] };
-            odd[i] += c[i] - c[i];
+            odd[i] += c[i] * 0.0;
         }
     }
     let (mut min, mut max, mut sum) = (f32::INFINITY, f32::NEG_INFINITY, 0.0);
@@ -790,7 +1002,7 @@ fn min_max_body(w: &[f32]) -> Result<(f32, f32), usize> {
         (min, max, sum) = (min.min(lo[i]), max.max(hi[i]), sum + odd[i]);
     }
     for v in rest {
-        (min, max, sum) = (min.min(*v), max.max(*v), sum + (v - v));
+        (min, max, sum) = (min.min(*v), max.max(*v), sum + v * 0.0);
     }
     if sum == 0.0 {
         return Ok((min, max));

@@ -1,6 +1,8 @@
 //! Seeded data and naive references shared by the tests.
 #![allow(dead_code)]
 
+pub mod cai;
+
 /// xorshift64*: small, seeded, the same everywhere.
 pub struct Rng(u64);
 

@@ -1,6 +1,7 @@
 //! Chores that are too long for a shell line: `cargo xtask` lists them.
 
 mod header;
+mod recipe;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ const USAGE: &str = "\
 cargo xtask header              writes include/cortex.h from src/ffi
 cargo xtask header --check      fails if include/cortex.h is not what would be written
 cargo xtask header --safer FILE writes the header that safer-ffi makes, to compare
+cargo xtask recipe              follows docs/adding-a-form.md in a copy and tests it
 cargo xtask stub HEADER FILE    writes a C file that defines every function of a header";
 
 fn main() -> ExitCode {
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         ["header"] => header::write(),
         ["header", "--check"] => header::check(),
         ["header", "--safer", file] => header::safer(Path::new(file)),
+        ["recipe"] => recipe::run(&root()).map_err(Into::into),
         ["stub", header, file] => header::stub(Path::new(header), Path::new(file)),
         _ => {
             eprintln!("{USAGE}");

@@ -1,0 +1,568 @@
+//! Every kernel set that this CPU can run, against naive references and against each other.
+// Reads best beside the layout's text, which speaks of rows and columns by number.
+#![allow(clippy::needless_range_loop)]
+
+mod common;
+
+use common::{Kind, Rng, norm, weights};
+use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS};
+use cortex::kernel::{self, KernelSet};
+use half::f16;
+
+fn sets() -> Vec<&'static KernelSet> {
+    let sets: Vec<_> = kernel::available().collect();
+    assert!(sets.iter().any(|s| s.isa() == kernel::Isa::Portable));
+    sets
+}
+
+fn bits_of(v: &[f32]) -> Vec<u32> {
+    v.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Geometry of a tile in the words of the file format.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    bits: u32,
+    cols: usize,
+    /// 0 for one scale for the whole tensor.
+    group: usize,
+    zeros: bool,
+    search: Search,
+}
+
+impl Case {
+    fn quantizer(&self, multiplier: f32, offset: f32) -> Quantizer {
+        Quantizer {
+            layout: Layout {
+                bits: self.bits,
+                cols: self.cols,
+                group: if self.group == 0 {
+                    self.cols
+                } else {
+                    self.group
+                },
+                scales: self.group != 0,
+                zeros: self.zeros,
+            },
+            search: self.search,
+            multiplier,
+            offset: if self.zeros { offset } else { 0.0 },
+        }
+    }
+}
+
+/// What a stranger would write from the layout's description: `(s · c, z)` of every
+/// value, multiplied out, in f64.
+fn naive_decode(q: &Quantizer, tile: &[u8], rows: usize) -> Vec<(f64, f64)> {
+    let Layout {
+        bits,
+        cols,
+        group,
+        scales,
+        zeros,
+    } = q.layout;
+    let widths: &[u32] = match bits {
+        8 => &[8],
+        7 => &[4, 2, 1],
+        6 => &[4, 2],
+        5 => &[4, 1],
+        4 => &[4],
+        3 => &[2, 1],
+        _ => &[2],
+    };
+    let half_at = |at: usize| f64::from(f16::from_le_bytes([tile[at], tile[at + 1]]).to_f32());
+    let m = f64::from(q.multiplier);
+    let mut out = vec![(0.0, 0.0); rows * cols];
+    let mut at = 0;
+    for group_start in (0..cols).step_by(group) {
+        let group_end = cols.min(group_start + group);
+        let (mut s, mut z) = (vec![1.0; rows], vec![f64::from(q.offset); rows]);
+        if scales {
+            for s in &mut s {
+                *s = half_at(at);
+                at += 2;
+            }
+            for z in &mut z {
+                *z = 0.0;
+                if zeros {
+                    *z = half_at(at);
+                    at += 2;
+                }
+            }
+        }
+        for block_start in (group_start..group_end).step_by(32) {
+            let c = (group_end - block_start).min(32);
+            let mut codes = vec![vec![0u32; 64]; rows];
+            let mut low = 0;
+            for &p in widths {
+                let n = c.div_ceil((32 / p) as usize);
+                for j in 0..n {
+                    for r in 0..rows {
+                        for k in 0..4 {
+                            let byte = u32::from(tile[at]);
+                            at += 1;
+                            for i in 0..(8 / p) as usize {
+                                let field = byte >> (p * i as u32) & ((1 << p) - 1);
+                                codes[r][4 * j + k + 4 * n * i] |= field << low;
+                            }
+                        }
+                    }
+                }
+                low += p;
+            }
+            for r in 0..rows {
+                for (i, u) in codes[r].iter().enumerate() {
+                    let code = f64::from(*u) - f64::from(1u32 << (bits - 1));
+                    if i < c {
+                        out[r * cols + block_start + i] = (m * s[r] * code, m * z[r]);
+                    } else {
+                        // Fields past the last column that exist hold the code of zero.
+                        let per_plane =
+                            |p: &u32| 4 * c.div_ceil(32 / *p as usize) * 8 / *p as usize;
+                        if widths.iter().all(|p| i < per_plane(p)) {
+                            assert_eq!(code, 0.0, "padding of {q:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(at, tile.len(), "{q:?}");
+    out
+}
+
+/// Weights with groups of every odd kind among them.
+fn tile_values(rows: usize, cols: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed);
+    let mut w = weights(Kind::Gaussian, rows, cols, seed);
+    for row in w.chunks_mut(cols) {
+        match rng.below(9) {
+            0 => row.fill(0.0),
+            1 => row.fill(-0.0),
+            2 => row.iter_mut().step_by(2).for_each(|v| *v = 0.0),
+            // Zeros of both signs.
+            3 => {
+                for v in row.iter_mut() {
+                    *v = if rng.below(2) == 0 { 0.0 } else { -0.0 };
+                }
+            }
+            4 => row.fill(0.31),
+            5 => row.iter_mut().for_each(|v| *v *= 1e-6),
+            6 => row.iter_mut().for_each(|v| *v = v.abs()),
+            _ => {}
+        }
+    }
+    w
+}
+
+fn columns() -> Vec<usize> {
+    let mut all = vec![];
+    for step in [4, 8, 16, 32, 64] {
+        for near in [step - 1, step, step + 1] {
+            all.push(near);
+        }
+    }
+    all.extend([1, 2, 24, 33, 36, 40, 48, 69, 70, 127, 128, 129, 160, 200]);
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[test]
+fn tiles_are_the_same_bytes_on_every_set_and_read_as_the_layout_says() {
+    let sets = sets();
+    let mut seed = 0;
+    for cols in columns() {
+        for bits in 2..=8 {
+            for group in [32, 64, 128, cols, 0] {
+                for zeros in [false, true] {
+                    // The search only changes scales; fewer shapes do for it.
+                    let searches: &[Search] = if cols % 8 == 1 || cols == 128 {
+                        &[Search::AbsMax, Search::LeastSquares]
+                    } else {
+                        &[Search::AbsMax]
+                    };
+                    for &search in searches {
+                        let case = Case {
+                            bits,
+                            cols,
+                            group,
+                            zeros,
+                            search,
+                        };
+                        let all = 1..=TILE_ROWS;
+                        let few = [1, 5, TILE_ROWS];
+                        let rows: Vec<usize> = match search {
+                            Search::AbsMax if group == 32 || group == cols => all.collect(),
+                            _ => few.to_vec(),
+                        };
+                        for rows in rows {
+                            seed += 1;
+                            check_tile(&sets, case, rows, seed);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_tile(sets: &[&KernelSet], case: Case, rows: usize, seed: u64) {
+    let w = tile_values(rows, case.cols, seed);
+    let (multiplier, offset) = match case.group {
+        // What an encoder would take for these values, about.
+        0 => (0.1 / (1 << (case.bits - 1)) as f32, 0.75),
+        _ => (2f32.powi(-16), 0.0),
+    };
+    let q = case.quantizer(multiplier, offset);
+    let len = rows * q.layout.row_bytes();
+    let mut tile = vec![0u8; len];
+    let mut decoded = vec![0.0f32; w.len()];
+    for (i, set) in sets.iter().enumerate() {
+        // Poisoned, so that every byte must have been written.
+        let poison = [0x5a, 0xa5, 0xff][i % 3];
+        let mut mine = vec![poison; len];
+        set.quant_encode(&q, &w, rows, &mut mine);
+        let mut out = vec![f32::NAN; w.len()];
+        set.quant_decode(&q, &mine, rows, &mut out);
+        if i == 0 {
+            (tile, decoded) = (mine, out);
+            continue;
+        }
+        let isa = set.isa().name();
+        assert!(tile == mine, "{case:?} rows {rows} encoded by {isa}");
+        assert_eq!(
+            bits_of(&decoded),
+            bits_of(&out),
+            "{case:?} rows {rows} decoded by {isa}"
+        );
+    }
+    for (i, ((sc, z), found)) in naive_decode(&q, &tile, rows)
+        .iter()
+        .zip(&decoded)
+        .enumerate()
+    {
+        // Two roundings to f32.
+        let bound = (sc.abs() + z.abs()) * f64::from(f32::EPSILON);
+        assert!(
+            (sc + z - f64::from(*found)).abs() <= bound,
+            "{case:?} rows {rows} value {i}: {found}, the layout says {sc} + {z}"
+        );
+    }
+}
+
+#[test]
+fn encoded_values_are_within_half_a_step() {
+    for set in sets() {
+        for bits in 2..=8 {
+            for zeros in [false, true] {
+                let case = Case {
+                    bits,
+                    cols: 70,
+                    group: 32,
+                    zeros,
+                    search: Search::AbsMax,
+                };
+                let q = case.quantizer(2f32.powi(-16), 0.0);
+                let w = weights(Kind::Gaussian, 16, 70, 5);
+                let mut tile = vec![0u8; 16 * q.layout.row_bytes()];
+                set.quant_encode(&q, &w, 16, &mut tile);
+                let mut out = vec![0.0; w.len()];
+                set.quant_decode(&q, &tile, 16, &mut out);
+                for (row, out) in w.chunks(70).zip(out.chunks(70)) {
+                    for (g, out) in row.chunks(32).zip(out.chunks(32)) {
+                        let (lo, hi) = g
+                            .iter()
+                            .fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+                        let levels = (1 << bits) as f32;
+                        // The symmetric range has one code less on the side that the
+                        // extreme is not on.
+                        let step = match zeros {
+                            true => (hi - lo) / (levels - 1.0),
+                            false => 2.0 * hi.max(-lo) / levels * 2.0,
+                        };
+                        for (a, b) in g.iter().zip(out) {
+                            // Half a step, and what f16 rounds off scale and zero.
+                            let bound = 0.5 * step + hi.max(-lo) * 2.0 / 1024.0;
+                            assert!((a - b).abs() <= bound, "{case:?}: {a} became {b}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantised_products_are_those_of_the_decoded_tile() {
+    let mut rng = Rng::new(17);
+    for cols in [1, 4, 31, 32, 33, 70, 128, 300] {
+        for bits in 2..=8 {
+            for group in [32, 64, 128, cols, 0] {
+                for zeros in [false, true] {
+                    let case = Case {
+                        bits,
+                        cols,
+                        group,
+                        zeros,
+                        search: Search::AbsMax,
+                    };
+                    for rows in [1, 7, TILE_ROWS] {
+                        let multiplier = if group == 0 { 0.003 } else { 2f32.powi(-16) };
+                        let q = case.quantizer(multiplier, 0.5);
+                        let w = tile_values(rows, cols, rng.next());
+                        let mut tile = vec![0u8; rows * q.layout.row_bytes()];
+                        kernel::best().quant_encode(&q, &w, rows, &mut tile);
+                        let values = naive_decode(&q, &tile, rows);
+                        let x: Vec<f32> = (0..20 * cols).map(|_| rng.gaussian()).collect();
+                        for batch in 0..=20 {
+                            check_product(case, &q, &tile, rows, &values, &x[..batch * cols]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_product(
+    case: Case,
+    q: &Quantizer,
+    tile: &[u8],
+    rows: usize,
+    values: &[(f64, f64)],
+    x: &[f32],
+) {
+    let cols = case.cols;
+    let batch = x.len() / cols;
+    for set in sets() {
+        let mut out = vec![[f32::NAN; TILE_ROWS]; batch];
+        set.quant_matmul(q, tile, rows, x, &mut out);
+        for (b, x) in x.chunks(cols).enumerate() {
+            for r in 0..rows {
+                let w = &values[r * cols..(r + 1) * cols];
+                let expected: f64 = x
+                    .iter()
+                    .zip(w)
+                    .map(|(x, w)| f64::from(*x) * (w.0 + w.1))
+                    .sum();
+                // Codes and zero are summed apart, so the scale is that of both.
+                let size = |f: fn(&(f64, f64)) -> f64| -> f64 {
+                    w.iter().map(|w| f(w).powi(2)).sum::<f64>().sqrt()
+                };
+                let scale = norm(x) * (size(|w| w.0) + size(|w| w.1));
+                assert!(
+                    (f64::from(out[b][r]) - expected).abs() <= 1e-5 * scale + 1e-30,
+                    "{case:?} {} batch {batch}: {} for {expected}",
+                    set.isa().name(),
+                    out[b][r]
+                );
+            }
+        }
+    }
+}
+
+/// Weights times a power of two have the same codes, and scales times that power: neither
+/// overflow nor underflow may decide what an encoder picks.
+#[test]
+fn codes_do_not_depend_on_the_size_of_the_weights() {
+    use cortex::{Dense, Tensor};
+    let w = weights(Kind::Gaussian, 17, 100, 3);
+    for spec in [
+        "int8",
+        "int4(search=lsq)",
+        "int8(search=lsq)",
+        "int4(zero=asymmetric)",
+        "int4(zero=asymmetric, search=lsq)",
+        "int8(group=row)",
+        "int8(group=tensor)",
+        "int4(group=tensor, zero=asymmetric)",
+    ] {
+        let decode = |w: &[f32]| {
+            let dense = Dense::from_slice(w, &[17, 100]).unwrap();
+            let t = Tensor::compress(&dense.view(), spec).unwrap();
+            t.decompress().unwrap().as_slice::<f32>().unwrap().to_vec()
+        };
+        let expected = decode(&w);
+        // 2^±100 puts squares far outside f32, and the range of 2^131 · 0.02 near its end.
+        for power in [-100, -70, -40, 40, 70, 100, 127] {
+            let k = 2f32.powi(power);
+            let scaled: Vec<f32> = w.iter().map(|v| v * k).collect();
+            let k = f64::from(k);
+            for (found, expected) in decode(&scaled).iter().zip(&expected) {
+                assert_eq!(
+                    f64::from(*found),
+                    f64::from(*expected) * k,
+                    "{spec} at 2^{power}"
+                );
+            }
+        }
+        // The widest range that there is: no step may become infinite.
+        let mut wide = w.clone();
+        wide[0] = 2e38;
+        wide[1] = -2e38;
+        let found = decode(&wide);
+        assert!(found.iter().all(|v| v.is_finite()), "{spec}");
+        for (a, b) in wide.iter().zip(&found).take(2) {
+            assert!(((a - b) / a).abs() < 0.2, "{spec}: {a} became {b}");
+        }
+    }
+}
+
+#[test]
+fn dense_products_of_every_length_in_any_company() {
+    let mut rng = Rng::new(5);
+    let lengths: Vec<usize> = (0..=33)
+        .chain([47, 63, 64, 65, 100, 127, 257, 1001])
+        .collect();
+    for set in sets() {
+        for &cols in &lengths {
+            for (rows, batch) in [
+                (1, 1),
+                (2, 3),
+                (3, 2),
+                (4, 4),
+                (5, 9),
+                (9, 5),
+                (7, 1),
+                (1, 7),
+            ] {
+                let w: Vec<f32> = (0..rows * cols).map(|_| rng.gaussian()).collect();
+                let x: Vec<f32> = (0..batch * cols).map(|_| rng.gaussian()).collect();
+                let mut out = vec![f32::NAN; rows * batch];
+                set.dense_matmul(&w, &x, cols, &mut out);
+                for b in 0..batch {
+                    for r in 0..rows {
+                        let (w, x) = (&w[r * cols..(r + 1) * cols], &x[b * cols..(b + 1) * cols]);
+                        let expected: f64 = w
+                            .iter()
+                            .zip(x)
+                            .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                            .sum();
+                        let found = out[b * rows + r];
+                        let what = format!("{} [{rows}, {cols}] × {batch}", set.isa().name());
+                        assert!(
+                            (f64::from(found) - expected).abs() <= 1e-5 * norm(w) * norm(x),
+                            "{what}: {found} for {expected}"
+                        );
+                        let mut alone = [f32::NAN];
+                        set.dense_matmul(w, x, cols, &mut alone);
+                        assert_eq!(found.to_bits(), alone[0].to_bits(), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mask_kernels_read_every_bit_and_no_more_values_than_there_are() {
+    let mut rng = Rng::new(23);
+    for cols in (0..=70usize).chain([127, 128, 129, 300]) {
+        for density in [0.0, 0.02, 0.3, 0.9, 1.0] {
+            let mut mask = vec![0u8; cols.div_ceil(8)];
+            let mut row = vec![0.0f32; cols];
+            let mut values = Vec::new();
+            for (i, v) in row.iter_mut().enumerate() {
+                if rng.uniform() < density {
+                    mask[i / 8] |= 1 << (i % 8);
+                    *v = rng.gaussian();
+                    values.push(*v);
+                }
+            }
+            // Exactly as many as there are bits: a longer read would leave the allocation.
+            let values = values.into_boxed_slice();
+            let x: Vec<f32> = (0..cols).map(|_| rng.gaussian()).collect();
+            let expected: f64 = row
+                .iter()
+                .zip(&x)
+                .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                .sum();
+            for set in sets() {
+                let what = format!("{} cols {cols} density {density}", set.isa().name());
+                assert_eq!(set.mask_count(&mask), values.len(), "{what}");
+                let mut out = vec![f32::NAN; cols];
+                assert_eq!(set.mask_expand_row(&mask, &values, &mut out), values.len());
+                assert_eq!(bits_of(&out), bits_of(&row), "{what}");
+                let dot = set.mask_dot_row(&mask, &values, &x);
+                assert!(
+                    (f64::from(dot) - expected).abs() <= 1e-5 * norm(&row) * norm(&x),
+                    "{what}: {dot} for {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_value_that_is_not_finite_is_found_in_every_lane() {
+    for set in sets() {
+        for len in 1..=70 {
+            let w = weights(Kind::Laplace, 1, len, len as u64);
+            let expected = w
+                .iter()
+                .fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| {
+                    (a.min(*v), b.max(*v))
+                });
+            assert_eq!(set.min_max(&w), Ok(expected));
+            for at in 0..len {
+                for odd in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut w = w.clone();
+                    w[at] = odd;
+                    assert_eq!(set.min_max(&w), Err(at), "{} {len}", set.isa().name());
+                    // Two that would cancel out, and the first of them.
+                    let other = (at + len / 2) % len;
+                    w[other] = -odd;
+                    assert_eq!(set.min_max(&w), Err(at.min(other)), "{}", set.isa().name());
+                }
+            }
+        }
+        // The largest finite values are finite.
+        let w = vec![f32::MAX, -f32::MAX, f32::MAX];
+        assert_eq!(set.min_max(&w), Ok((-f32::MAX, f32::MAX)));
+        assert_eq!(set.min_max(&[f32::MAX; 64]), Ok((f32::MAX, f32::MAX)));
+    }
+}
+
+#[test]
+fn sums_that_are_stored_are_the_same_bits_on_every_set() {
+    let sets = sets();
+    for kind in Kind::ALL {
+        for len in (0..=40).chain([63, 64, 65, 129, 1000]) {
+            let a = weights(kind, 1, len, 1);
+            let b: Vec<f32> = a.iter().map(|v| v * 1.01 + 1e-3).collect();
+            let first = sets[0].difference(&a, &b);
+            let error: f64 = a
+                .iter()
+                .zip(&b)
+                .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+                .sum();
+            assert!((first.error - error).abs() <= 1e-12 * error);
+            assert!((first.norm - norm(&a).powi(2)).abs() <= 1e-12 * first.norm);
+            let most = a
+                .iter()
+                .zip(&b)
+                .map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+            assert_eq!(first.max_abs, most.fold(0.0, f64::max));
+            let mut y = b.clone();
+            sets[0].add_scaled(0.7, &a, &mut y);
+            for (i, y) in y.iter().enumerate() {
+                assert_eq!(y.to_bits(), (b[i] + 0.7 * a[i]).to_bits());
+            }
+            for set in &sets[1..] {
+                let d = set.difference(&a, &b);
+                let bits =
+                    |d: &kernel::dense::Difference| [d.error, d.norm, d.max_abs].map(f64::to_bits);
+                assert_eq!(
+                    bits(&d),
+                    bits(&first),
+                    "{} {kind:?} {len}",
+                    set.isa().name()
+                );
+                let mut mine = b.clone();
+                set.add_scaled(0.7, &a, &mut mine);
+                assert_eq!(bits_of(&mine), bits_of(&y), "{} {kind:?}", set.isa().name());
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs every test in every language, after setting up what they need. Needs a Rust
+# toolchain and a C compiler; CMake, pkg-config, valgrind and the ABI tools are installed
+# by apt-get where they are missing and that is possible.
+#
+# CORTEX_DATA may name a folder of model files for the tests that read real ones;
+# without it they say that they were skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n==> %s\n' "$*"; }
+
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null && return
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        echo "$1 is missing: installing $2"
+        { [ -n "${apt_updated:-}" ] || apt-get update -qq; } && apt_updated=1
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+    else
+        echo "$1 is missing: install $2 and run again" >&2
+        exit 1
+    fi
+}
+
+command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+need cc build-essential
+need cmake cmake
+need pkg-config pkg-config
+
+step "Rust: unit, integration and documentation tests"
+cargo test --workspace
+
+step "Rust: the same without vector instructions, kernels and forms only"
+CORTEX_DISABLE_CPU=avx2 cargo test --test conformance --test matmul --test archive
+
+step "The recipe for adding a form, followed"
+cargo xtask recipe
+
+step "C: the installed package, and the tests under valgrind"
+bash tests/c/run.sh
+
+step "Examples"
+bash examples/digits/run.sh
+
+step "all tests passed"
