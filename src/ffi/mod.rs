@@ -82,6 +82,16 @@ mod version;
 mod view;
 mod writer;
 
+/// What the header promises of threads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    const fn moved<T: Send>() {}
+    shared::<archive::cortex_archive>();
+    shared::<tensor::cortex_tensor>();
+    shared::<error::cortex_error>();
+    moved::<writer::cortex_writer>();
+};
+
 /// safer-ffi's own header of the same functions, which `cargo xtask header --safer FILE`
 /// asks for by naming the file in `CORTEX_SAFER_HEADER`.
 #[cfg(all(test, feature = "headers"))]
