@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::limits;
 use crate::pack::Buffer;
-use crate::spec::{Codec, Kind, OptionDef, Options, Spec, Term};
+use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
 use crate::tensor::View;
 
 pub(super) static DEF: FormDef = FormDef {
@@ -59,13 +59,13 @@ pub(super) static DEF: FormDef = FormDef {
             },
         ],
     }],
-    canonical: |codec, options| {
+    canonical: |_, options| {
         if options.given("threshold") && options.given("keep") {
-            return Err(Error::invalid(
-                "spec: mask takes threshold or keep, not both",
+            return Err(spec::at(
+                options.column(),
+                "mask takes threshold or keep, not both".into(),
             ));
         }
-        let _ = codec;
         options.canonical(&super::registry::nested)
     },
     lossless: |_, options| {
