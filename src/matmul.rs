@@ -3,7 +3,8 @@
 //! The matrix goes by in windows of rows; each thread holds one window at a time. What
 //! a window needs beside input and output is known before it starts, and the windows
 //! and threads are chosen so that the sum stays under the scratch limit. A single
-//! window of the smallest size (one row, or 16 of a quantised tensor) is always allowed.
+//! window of the smallest size (one row, or 16 of a quantised tensor, and the packed
+//! chunk that they lie in) is always allowed.
 //!
 //! Results do not depend on the number of threads: every output is formed by one thread
 //! in one order.
@@ -74,7 +75,7 @@ impl Tensor {
         options: &MatmulOptions,
     ) -> Result<()> {
         let form = self.form();
-        let unit = form.row_unit();
+        let (unit, least) = (form.row_unit(), form.least_rows());
         let cost = |rows: usize| form.matmul_scratch_for(rows) + rows * batch * 4;
         let work = form.matmul_macs().saturating_mul(batch as u64);
         let workers = if work < SMALL_MACS {
@@ -82,8 +83,14 @@ impl Tensor {
         } else {
             threads(options)
         };
-        let (workers, rows) =
-            plan_windows(self.rows(), unit, workers, options.scratch_bytes, &cost);
+        let (workers, rows) = plan_windows(
+            self.rows(),
+            unit,
+            least,
+            workers,
+            options.scratch_bytes,
+            &cost,
+        );
 
         let kernels = kernel::best();
         let state = Mutex::new((0usize, Columns::new(y, self.rows())));
@@ -139,7 +146,8 @@ impl Tensor {
         options: &MatmulOptions,
     ) -> Result<()> {
         let form = self.form();
-        let (rows, cols, unit) = (self.rows(), self.cols(), form.row_unit());
+        let (rows, cols) = (self.rows(), self.cols());
+        let (unit, least) = (form.row_unit(), form.least_rows());
         let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4;
         let work = (rows as u64 * cols as u64).saturating_mul(batch as u64);
         let workers = if work < SMALL_MACS {
@@ -147,7 +155,8 @@ impl Tensor {
         } else {
             threads(options)
         };
-        let (workers, step) = plan_windows(rows, unit, workers, options.scratch_bytes, &cost);
+        let (workers, step) =
+            plan_windows(rows, unit, least, workers, options.scratch_bytes, &cost);
         let kernels = kernel::best();
 
         // A round: each worker decodes one window, then all add the round's rows, in
@@ -239,17 +248,29 @@ fn threads(options: &MatmulOptions) -> usize {
 }
 
 /// How many workers take windows of how many rows, such that `workers × cost(rows)` stays
-/// under `limit` where any choice does.
+/// under `limit` where any choice does. Windows are multiples of `unit`, or of what is
+/// left of it after halving it towards `least` until one window fits.
 fn plan_windows(
     rows: usize,
-    unit: usize,
+    mut unit: usize,
+    least: usize,
     workers: usize,
     limit: usize,
     cost: &dyn Fn(usize) -> usize,
 ) -> (usize, usize) {
-    let least = cost(unit.min(rows)).max(1);
+    let fits = cost(least.min(rows)) <= limit;
+    while unit > least && cost(unit.min(rows)) > limit {
+        let half = (unit / 2).max(least);
+        // Where nothing fits, what does not grow with the window (a packed chunk) soon
+        // outweighs it: decoding that for ever fewer rows would save no memory.
+        if !fits && cost(half.min(rows)) > cost(unit.min(rows)) / 8 * 7 {
+            break;
+        }
+        unit = half;
+    }
     let units = rows.div_ceil(unit);
-    let workers = workers.min(limit / least).clamp(1, units);
+    let one = cost(unit.min(rows)).max(1);
+    let workers = workers.min(limit / one).clamp(1, units);
     // Four windows a worker even out the end; more units while they fit.
     let wanted = units.div_ceil(workers * 4).max(1);
     let (mut low, mut high) = (1, wanted);

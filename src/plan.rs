@@ -173,9 +173,11 @@ fn under_bits(view: &View<'_>, bound: f64, context: &EncodeContext) -> Result<Te
             context,
         )?;
         for family in FAMILIES {
-            // Codes may pack to one bit less than they have.
+            // Codes may pack to one bit less than they have, and are at most 8 bits wide
+            // however many are allowed.
+            let least = (bound - 2.0).min(7.0);
             for bits in 2..=8 {
-                if f64::from(bits) <= bound + 1.0 && f64::from(bits) > bound - 2.0 {
+                if f64::from(bits) <= bound + 1.0 && f64::from(bits) > least {
                     found.push(measure(&sample, &family.spec(bits), context)?);
                 }
             }

@@ -156,7 +156,11 @@ impl Term {
             }
             values[index] = Some(option.check(&arg.value, arg.column)?);
         }
-        Ok(Options { codec, values })
+        Ok(Options {
+            codec,
+            values,
+            column: self.column,
+        })
     }
 }
 
@@ -260,6 +264,7 @@ impl OptionDef {
 pub struct Options {
     codec: &'static Codec,
     values: Vec<Option<Value>>,
+    column: usize,
 }
 
 impl Options {
@@ -267,6 +272,11 @@ impl Options {
         let index = self.codec.options.iter().position(|o| o.key == key);
         let index = index.expect("codecs ask only for options they declare");
         self.values[index].as_ref()
+    }
+
+    /// Column of the term in the text, for errors about several options at once.
+    pub fn column(&self) -> usize {
+        self.column
     }
 
     /// Whether the option was written by hand.

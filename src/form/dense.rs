@@ -196,6 +196,10 @@ impl Form for Dense {
         }
     }
 
+    fn least_rows(&self) -> usize {
+        1
+    }
+
     fn scratch_for(&self, rows: usize) -> usize {
         self.data
             .scratch_for(rows * self.meta.cols * self.stored.size())

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::limits;
 use crate::pack::Buffer;
-use crate::spec::{Codec, Kind, OptionDef, Options, Spec, Term};
+use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
 use crate::tensor::View;
 
 pub(super) static DEF: FormDef = FormDef {
@@ -59,13 +59,13 @@ pub(super) static DEF: FormDef = FormDef {
             },
         ],
     }],
-    canonical: |codec, options| {
+    canonical: |_, options| {
         if options.given("threshold") && options.given("keep") {
-            return Err(Error::invalid(
-                "spec: mask takes threshold or keep, not both",
+            return Err(spec::at(
+                options.column(),
+                "mask takes threshold or keep, not both".into(),
             ));
         }
-        let _ = codec;
         options.canonical(&super::registry::nested)
     },
     lossless: |_, options| {
@@ -538,7 +538,9 @@ impl Mask {
     fn most_values(&self, rows: usize) -> usize {
         let most = self.starts.windows(2).map(|w| w[1] - w[0]).max();
         let blocks = rows / self.rows_per_offset + 2;
-        (most.unwrap_or(0) * blocks).min(self.count)
+        let most = most.unwrap_or(0).saturating_mul(blocks);
+        most.min(self.count)
+            .min(rows.saturating_mul(self.meta.cols))
     }
 
     /// Calls `f` with each row of the window: index in it, mask bytes, values as f32.
@@ -556,7 +558,13 @@ impl Mask {
         let mut run = || -> Result<()> {
             let (bits, values) = self.locate(&rows, &mut bytes)?;
             let (value_rows, skip) = self.value_rows(&values);
-            floats.resize(value_rows.len() * self.values.meta().cols, 0.0);
+            let n = value_rows.len() * self.values.meta().cols;
+            if floats.capacity() < n {
+                // Windows differ; growing by doubling would pass the scratch limit.
+                floats = Vec::new();
+                floats.reserve_exact(n);
+            }
+            floats.resize(n, 0.0);
             self.values
                 .decode_f32(value_rows, &mut floats, scratch.nested())?;
             let mut rest = &floats[skip..skip + values.len()];
@@ -621,9 +629,17 @@ impl Form for Mask {
         self.rows_per_offset
     }
 
+    fn least_rows(&self) -> usize {
+        1
+    }
+
     fn scratch_for(&self, rows: usize) -> usize {
         let values = self.most_values(rows);
         let cols = self.values.meta().cols;
+        // Bits are counted from the start of the row block.
+        let rows = rows
+            .saturating_add(self.rows_per_offset)
+            .min(self.meta.rows);
         self.mask.scratch_for(rows * self.stride())
             + values * 4
             + self.values.scratch_for(values.div_ceil(cols.max(1)))

@@ -130,6 +130,12 @@ pub trait Form: Send + Sync + std::fmt::Debug {
         1
     }
 
+    /// How far windows may fall below [`row_unit`](Self::row_unit) where the scratch limit
+    /// asks for it: chunks may then be decoded several times.
+    fn least_rows(&self) -> usize {
+        self.row_unit()
+    }
+
     /// Bytes of scratch that decoding `rows` rows takes, beside the output.
     fn scratch_for(&self, rows: usize) -> usize;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use crate::bytes::AlignedBytes;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::mmap::Mapping;
 use crate::pack::Chain;
@@ -250,15 +250,16 @@ impl Buffer {
             })
     }
 
-    /// Bytes that [`window`](Self::window) puts into scratch for a window of `len`
-    /// bytes: whole chunks when packed.
+    /// Bytes that [`window`](Self::window) takes for a window of `len` bytes, in scratch
+    /// and besides: whole chunks when packed.
     pub fn scratch_for(&self, len: usize) -> usize {
         if self.in_place() {
             return 0;
         }
-        // Two more chunks: the window's edges fall inside chunks.
-        let chunks = len.div_ceil(self.0.chunk_len) + 2;
-        chunks.min(self.0.chunks.len().max(1)) * self.0.chunk_len
+        // One more chunk: the window's edges fall inside chunks.
+        let window = (len.div_ceil(self.0.chunk_len) + 1).min(self.0.chunks.len());
+        let stored = usize::from(matches!(self.0.store, Store::File(_)));
+        (window + stored + self.0.chain.temporaries()) * self.0.chunk_len.min(self.0.raw_len)
     }
 
     /// The raw bytes of `range`. Only the chunks that it touches are read, checked and
@@ -287,21 +288,22 @@ impl Buffer {
             return self.resident_range(start..start + range.len());
         }
         scratch.clear();
+        let total = (last - first) * inner.chunk_len + self.raw_chunk_len(last);
+        // Exactly, for the sake of scratch limits.
+        scratch.try_reserve_exact(total).map_err(|_| {
+            Error::new(
+                ErrorKind::OutOfMemory,
+                format!("no memory for a window of {total} bytes"),
+            )
+        })?;
         let mut stored = Vec::new();
-        let mut decoded = Vec::new();
         for (i, chunk) in (first..=last).zip(&inner.chunks[first..=last]) {
             let bytes = self.stored_bytes(chunk, &mut stored)?;
-            let raw_len = self.raw_chunk_len(i);
             if chunk.coded {
                 inner
                     .chain
-                    .decode(bytes, raw_len, &mut decoded)
+                    .decode_append(bytes, self.raw_chunk_len(i), scratch)
                     .map_err(|e| e.with_offset(chunk.offset))?;
-                if first == last {
-                    std::mem::swap(scratch, &mut decoded);
-                } else {
-                    scratch.extend_from_slice(&decoded);
-                }
             } else {
                 scratch.extend_from_slice(bytes);
             }

@@ -173,28 +173,45 @@ impl Chain {
     /// Decodes one chunk to exactly `raw_len` bytes, replacing what `out` held.
     pub fn decode(&self, stored: &[u8], raw_len: usize, out: &mut Vec<u8>) -> Result<()> {
         out.clear();
-        let Some((last, rest)) = self.packs.split_last() else {
+        self.decode_append(stored, raw_len, out)
+    }
+
+    /// Decodes one chunk to exactly `raw_len` bytes behind what `out` holds. On an error
+    /// what was added is of no use.
+    pub fn decode_append(&self, stored: &[u8], raw_len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let Some((first, rest)) = self.packs.split_first() else {
             out.extend_from_slice(stored);
             return Ok(());
         };
         // Between coders the length is not known; no pack grows its input by more
         // than a small part, so twice the chunk is a generous ceiling.
         let ceiling = raw_len.saturating_mul(2).saturating_add(1024);
-        let max = if rest.is_empty() { raw_len } else { ceiling };
-        last.decode(stored, max, out)?;
-        let mut next = Vec::new();
-        for (i, pack) in rest.iter().enumerate().rev() {
+        let (mut current, mut next) = (Vec::new(), Vec::new());
+        for (i, pack) in rest.iter().rev().enumerate() {
+            let src = if i == 0 { stored } else { &current[..] };
             next.clear();
-            pack.decode(out, if i == 0 { raw_len } else { ceiling }, &mut next)?;
-            std::mem::swap(out, &mut next);
+            pack.decode(src, ceiling, &mut next)?;
+            std::mem::swap(&mut current, &mut next);
         }
-        if out.len() != raw_len {
+        let src = if rest.is_empty() {
+            stored
+        } else {
+            &current[..]
+        };
+        let start = out.len();
+        first.decode(src, raw_len, out)?;
+        if out.len() - start != raw_len {
             return Err(Error::corrupt(format!(
                 "a chunk decodes to {} bytes, {raw_len} expected",
-                out.len()
+                out.len() - start
             )));
         }
         Ok(())
+    }
+
+    /// Chunks that decoding one holds beside its result, about.
+    fn temporaries(&self) -> usize {
+        self.packs.len().saturating_sub(1).min(2)
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod cai;
+pub mod heap;
 
 /// xorshift64*: small, seeded, the same everywhere.
 pub struct Rng(u64);
