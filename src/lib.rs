@@ -72,6 +72,9 @@ pub mod model;
 #[allow(unsafe_code)] // the pointers of C
 mod ffi;
 
+/// Version of the C ABI: the number in the SONAME of `libcortex.so`.
+pub const ABI_VERSION: u32 = ffi::version::CORTEX_ABI_VERSION;
+
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use form::{ErrorStats, Tensor};

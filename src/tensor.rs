@@ -366,9 +366,16 @@ pub fn checked_bytes(dtype: DType, shape: &[usize]) -> Result<usize> {
             limits::MAX_DIMS
         )));
     }
-    let count = element_count(shape)?;
-    match count.checked_mul(dtype.size()) {
-        Some(bytes) if bytes as u64 <= limits::MAX_TENSOR_BYTES => Ok(bytes),
+    // A shape with a zero in it is held to the size that it would have without: whatever
+    // is computed from its rows and columns then stays in range too.
+    let reach = shape
+        .iter()
+        .filter(|d| **d != 0)
+        .try_fold(dtype.size(), |n, d| n.checked_mul(*d));
+    match reach {
+        Some(bytes) if bytes as u64 <= limits::MAX_TENSOR_BYTES => {
+            Ok(element_count(shape)? * dtype.size())
+        }
         _ => Err(Error::limit(format!(
             "a tensor of {dtype} {shape:?} is larger than 2^46 bytes"
         ))),

@@ -782,25 +782,16 @@ fn shapes_that_lie_are_refused() {
             });
         }
     }
-    // Nothing beside something immense is nothing; no size of it may overflow.
+    // Nothing beside something immense has rows or columns that fit no size.
     for shape in [
         json!([0, u64::MAX]),
         json!([u64::MAX, 0]),
         json!([0, u64::MAX, u64::MAX]),
     ] {
         for tensor in [DENSE, GZIP, INT4, MASK] {
-            let tried = forge(|i| i["tensors"][tensor]["shape"] = shape.clone());
-            let _ = the_error(tried, tensor, "empty and immense");
-        }
-        // Parts of no bytes would fit it.
-        for tensor in [DENSE, INT4] {
-            let tried = forge(|i| {
+            refused(LIMIT, tensor, "empty and immense", |i| {
                 i["tensors"][tensor]["shape"] = shape.clone();
-                let b = buffer(i, tensor);
-                b["bytes"] = 0.into();
-                b["chunks"] = json!([]);
             });
-            assert!(tried.open.is_none());
         }
     }
     for shape in [

@@ -56,8 +56,14 @@ fn an_error_bound_holds_and_nothing_smaller_keeps_it() {
             let norm = common::norm(dense.as_slice::<f32>().unwrap());
             assert!(common::norm(&diff) <= bound * norm * 1.001, "{what}");
             for other in others.iter().filter(|o| o.error().relative <= bound) {
+                // Codes of several bit planes must save 3 % to be taken.
+                let planes = other.spec().to_string().starts_with("q(");
+                let most = match planes {
+                    true => (other.stored_bytes() as f64 / 0.97) as u64,
+                    false => other.stored_bytes(),
+                };
                 assert!(
-                    tensor.stored_bytes() <= other.stored_bytes(),
+                    tensor.stored_bytes() <= most,
                     "{what} takes {} bytes, {} would take {}",
                     tensor.stored_bytes(),
                     other.spec(),
@@ -110,7 +116,6 @@ fn what_the_sample_does_not_show_is_still_bounded() {
     let tensor = compress(&dense.view(), "auto(bits=4.6)");
     assert!(tensor.bits_per_weight() <= 4.6);
     // A NaN that the sample does not show.
-    let mut w = w;
     w[205 * cols + 3] = f32::NAN;
     let dense = Dense::from_slice(&w, &[rows, cols]).unwrap();
     let tensor = compress(&dense.view(), "auto");

@@ -78,7 +78,7 @@ mod error;
 mod guard;
 mod ptr;
 mod tensor;
-mod version;
+pub(crate) mod version;
 mod view;
 mod writer;
 

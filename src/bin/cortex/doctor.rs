@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cortex::{archive, import, kernel};
+use cortex::{ABI_VERSION, archive, import, kernel};
 use serde_json::json;
 
 use crate::failure::{Done, Outcome};
@@ -14,9 +14,6 @@ use crate::{output, text};
 CORTEX_DISABLE_CPU takes instruction sets away, for comparisons and for finding faults:
   CORTEX_DISABLE_CPU=avx512 cortex doctor")]
 pub(crate) struct Args {}
-
-/// Version of the C ABI that this build of the library has.
-const ABI_VERSION: u32 = 1;
 
 impl Args {
     pub(crate) fn run(self) -> Outcome {
