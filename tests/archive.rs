@@ -748,7 +748,7 @@ fn names_of_a_newer_version_refuse_their_tensor_only() {
         i["tensors"][MASK]["form"]["parts"][2]["form"]["kind"] = "x".into();
     });
     refused(UNSUPPORTED, ZSTD, "many packs", |i| {
-        buffer(i, ZSTD)["packs"] = vec!["delta"; 9].join(" | ").into();
+        buffer(i, ZSTD)["packs"] = ["delta"; 9].join(" | ").into();
     });
     refused(UNSUPPORTED, ZSTD, "no packs at all", |i| {
         buffer(i, ZSTD)["packs"] = "|||".into()
@@ -1084,7 +1084,8 @@ fn forge_mask(
 fn masks_that_do_not_fit_their_values_are_refused() {
     let tried = forge_mask(300, 100, |_, _| {});
     assert!(tried.open.is_none() && tried.verify.is_empty() && tried.tensors[0].1.is_ok());
-    let bad = |what: &str, change: &dyn Fn(&mut BTreeMap<&str, Vec<u8>>, &mut Value)| {
+    type Change<'a> = &'a dyn Fn(&mut BTreeMap<&str, Vec<u8>>, &mut Value);
+    let bad = |what: &str, change: Change<'_>| {
         let tried = forge_mask(300, 100, change);
         assert!(tried.open.is_none());
         let e = tried.tensors[0].1.as_ref().map(Vec::len).expect_err(what);
