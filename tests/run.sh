@@ -39,6 +39,10 @@ cargo xtask recipe
 step "C: the installed package, and the tests under valgrind"
 bash tests/c/run.sh
 
+step "C: the exported symbols, and the two header generators compared"
+need abidiff abigail-tools
+bash tests/abi/check.sh
+
 step "Examples"
 bash examples/digits/run.sh
 
