@@ -26,6 +26,7 @@ command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https
 need cc build-essential
 need cmake cmake
 need pkg-config pkg-config
+need valgrind valgrind
 
 step "Rust: unit, integration and documentation tests"
 cargo test --workspace
