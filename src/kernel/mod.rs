@@ -7,7 +7,7 @@
 //! kernel with its variants; dispatch, tests and benches all read that list.
 //!
 //! Loops that a compiler vectorises well are written once and compiled once per
-//! instruction set ([`autovec!`]); the others have a variant by hand. Every variant
+//! instruction set (`autovec!`); the others have a variant by hand. Every variant
 //! gives the same bits for integers, and for floats wherever the result is stored
 //! (encoders), because sums are kept in a fixed number of lanes and `mul_add` is
 //! used only where each variant has it. Matmul variants may differ in rounding; the
