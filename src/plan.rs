@@ -117,103 +117,101 @@ fn lossless(view: &View<'_>, context: &EncodeContext) -> Result<Tensor> {
 /// The smallest form whose relative error is at most `bound`.
 fn under_error(view: &View<'_>, bound: f64, context: &EncodeContext) -> Result<Tensor> {
     let sample = Sample::of(view)?;
-    let mut candidates = measure_all(&sample, LOSSLESS.iter().copied(), context)?;
-    let lossy = || -> Result<Vec<Candidate>> {
-        let mut found = measure_all(
-            &sample,
-            ["dense(type=f16)", "dense(type=bf16)"].into_iter(),
-            context,
-        )?;
-        for family in FAMILIES {
-            // Error falls with bits: the fewest that suffice are found by halving.
-            let (mut low, mut high) = (2, 9);
-            let mut best = None;
-            while low < high {
-                let bits = (low + high) / 2;
-                let candidate = measure(&sample, &family.spec(bits), context)?;
-                if candidate.error.relative <= bound {
-                    best = Some(candidate);
-                    high = bits;
-                } else {
-                    low = bits + 1;
-                }
+    let mut candidates = candidates(&sample, context, &|family| {
+        // Error falls with bits: the fewest that suffice are found by halving.
+        let (mut low, mut high) = (2, 9);
+        let mut best = None;
+        while low < high {
+            let bits = (low + high) / 2;
+            let candidate = measure(&sample, &family.spec(bits), context)?;
+            if candidate.error.relative <= bound {
+                best = Some(candidate);
+                high = bits;
+            } else {
+                low = bits + 1;
             }
-            found.extend(best);
         }
-        with_variants(&sample, found, context)
-    };
-    match lossy() {
-        Ok(found) => candidates.extend(found),
-        // Values that no lossy form holds: what is left is lossless.
-        Err(e) if e.kind() == ErrorKind::InvalidArgument => {}
-        Err(e) => return Err(e),
-    }
+        Ok(best.into_iter().collect())
+    })?;
     candidates.retain(|c| c.error.relative <= bound);
     rank_by_size(&mut candidates, PACK_GAIN);
-    for candidate in &candidates {
-        match form::encode(view, &candidate.spec, context) {
-            Ok(tensor) if tensor.error().relative <= bound => return Ok(tensor),
-            // The sample was kinder than the whole, or did not show what it holds.
-            Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::InvalidArgument => {}
-            Err(e) => return Err(e),
-        }
+    let good = |t: &Tensor| t.error().relative <= bound;
+    match first_good(view, &candidates, context, &good)? {
+        Some(tensor) => Ok(tensor),
+        None => lossless(view, context),
     }
-    lossless(view, context)
 }
 
 /// The closest form of at most `bound` bits per weight.
 fn under_bits(view: &View<'_>, bound: f64, context: &EncodeContext) -> Result<Tensor> {
     let sample = Sample::of(view)?;
-    let mut candidates = measure_all(&sample, LOSSLESS.iter().copied(), context)?;
-    let lossy = || -> Result<Vec<Candidate>> {
-        let mut found = measure_all(
-            &sample,
-            ["dense(type=f16)", "dense(type=bf16)"].into_iter(),
-            context,
-        )?;
-        for family in FAMILIES {
-            // Codes may pack to one bit less than they have, and are at most 8 bits wide
-            // however many are allowed.
-            let least = (bound - 2.0).min(7.0);
-            for bits in 2..=8 {
-                if f64::from(bits) <= bound + 1.0 && f64::from(bits) > least {
-                    found.push(measure(&sample, &family.spec(bits), context)?);
-                }
-            }
-        }
-        with_variants(&sample, found, context)
-    };
-    match lossy() {
-        Ok(found) => candidates.extend(found),
-        Err(e) if e.kind() == ErrorKind::InvalidArgument => {}
-        Err(e) => return Err(e),
-    }
-    let least = candidates
-        .iter()
-        .map(|c| c.bits)
-        .fold(f64::INFINITY, f64::min);
+    let mut candidates = candidates(&sample, context, &|family| {
+        // Codes may pack to one bit less than they have, and are at most 8 bits wide
+        // however many are allowed.
+        let least = (bound - 2.0).min(7.0);
+        (2..=8)
+            .filter(|bits| (least..=bound + 1.0).contains(&f64::from(*bits)))
+            .map(|bits| measure(&sample, &family.spec(bits), context))
+            .collect()
+    })?;
+    let bits = candidates.iter().map(|c| c.bits);
+    let least = bits.fold(f64::INFINITY, f64::min);
     candidates.retain(|c| c.bits <= bound);
     // Closest first; of equals the smaller.
-    candidates.sort_by(|a, b| {
-        let key = |c: &Candidate| (c.error.relative, c.bits);
-        key(a)
-            .partial_cmp(&key(b))
-            .unwrap_or(std::cmp::Ordering::Equal)
-    });
-    for candidate in &candidates {
-        match form::encode(view, &candidate.spec, context) {
-            Ok(tensor) if tensor.bits_per_weight() <= bound || view.is_empty() => {
-                return Ok(tensor);
-            }
-            Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::InvalidArgument => {}
-            Err(e) => return Err(e),
+    sort_by_key(&mut candidates, |c| (c.error.relative, c.bits));
+    let good = |t: &Tensor| t.bits_per_weight() <= bound;
+    first_good(view, &candidates, context, &good)?.ok_or_else(|| {
+        Error::invalid(format!(
+            "no form stores this tensor in {bound} bits per weight; the smallest tried takes {least:.2}"
+        ))
+    })
+}
+
+/// Everything that is tried on a sample: the lossless forms, and, unless it holds values
+/// that no lossy form takes, half-precision and what `of_family` picks of each family of
+/// quantisers, with their variants.
+fn candidates(
+    sample: &Sample<'_>,
+    context: &EncodeContext,
+    of_family: &dyn Fn(&Family) -> Result<Vec<Candidate>>,
+) -> Result<Vec<Candidate>> {
+    let mut all = measure_all(sample, LOSSLESS.iter().copied(), context)?;
+    let lossy = || -> Result<Vec<Candidate>> {
+        let halves = ["dense(type=f16)", "dense(type=bf16)"].into_iter();
+        let mut found = measure_all(sample, halves, context)?;
+        for family in &FAMILIES {
+            found.extend(of_family(family)?);
+        }
+        with_variants(sample, found, context)
+    };
+    all.extend(unless_refused(lossy())?.unwrap_or_default());
+    Ok(all)
+}
+
+/// The first candidate that is good on the whole tensor: the sample may have been kinder,
+/// or may not have shown values that no lossy form takes.
+fn first_good(
+    view: &View<'_>,
+    candidates: &[Candidate],
+    context: &EncodeContext,
+    good: &dyn Fn(&Tensor) -> bool,
+) -> Result<Option<Tensor>> {
+    for candidate in candidates {
+        match unless_refused(form::encode(view, &candidate.spec, context))? {
+            Some(tensor) if good(&tensor) => return Ok(Some(tensor)),
+            _ => {}
         }
     }
-    Err(Error::invalid(format!(
-        "no form stores this tensor in {bound} bits per weight; the smallest tried takes {least:.2}"
-    )))
+    Ok(None)
+}
+
+/// `None` where a form refused the values; other errors stay errors.
+fn unless_refused<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == ErrorKind::InvalidArgument => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Quantisers that differ in everything but bits.
@@ -280,11 +278,7 @@ fn measure_all<'s>(
 ) -> Result<Vec<Candidate>> {
     let mut all = Vec::new();
     for spec in specs {
-        match measure(sample, spec, context) {
-            Ok(candidate) => all.push(candidate),
-            Err(e) if e.kind() == ErrorKind::InvalidArgument => {}
-            Err(e) => return Err(e),
-        }
+        all.extend(unless_refused(measure(sample, spec, context))?);
     }
     Ok(all)
 }
@@ -302,19 +296,20 @@ fn measure(sample: &Sample<'_>, spec: &str, context: &EncodeContext) -> Result<C
 /// Smallest first, where a packed candidate counts as `1 / gain` of its size and one of
 /// several bit planes as `1 / PLANES_GAIN`, and of equals the closer one.
 fn rank_by_size(candidates: &mut [Candidate], gain: f64) {
-    let key = |c: &Candidate| {
+    sort_by_key(candidates, |c| {
         let packed = if c.spec.packs.is_empty() { 1.0 } else { gain };
-        let planes = if c.spec.terms[0].name == "q" {
-            PLANES_GAIN
-        } else {
-            1.0
+        let planes = match c.spec.terms[0].name.as_str() {
+            "q" => PLANES_GAIN,
+            _ => 1.0,
         };
         (c.bits / packed / planes, c.error.relative)
-    };
+    });
+}
+
+fn sort_by_key(candidates: &mut [Candidate], key: impl Fn(&Candidate) -> (f64, f64)) {
     candidates.sort_by(|a, b| {
-        key(a)
-            .partial_cmp(&key(b))
-            .unwrap_or(std::cmp::Ordering::Equal)
+        let order = key(a).partial_cmp(&key(b));
+        order.unwrap_or(std::cmp::Ordering::Equal)
     });
 }
 

@@ -217,13 +217,10 @@ impl Form for Dense {
         out: &mut [u8],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        if self.is_exact() {
-            out.copy_from_slice(self.window(&rows, &mut scratch.bytes)?);
-            return Ok(());
+        if !self.is_exact() {
+            return super::decode_by_f32(self, rows, out, scratch);
         }
-        let mut floats = vec![0.0; rows.len() * self.meta.cols];
-        self.decode_f32(rows, &mut floats, scratch)?;
-        self.meta.dtype.from_f32(&floats, out);
+        out.copy_from_slice(self.window(&rows, &mut scratch.bytes)?);
         Ok(())
     }
 

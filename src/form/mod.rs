@@ -149,15 +149,7 @@ pub trait Form: Send + Sync + std::fmt::Debug {
         out: &mut [u8],
         scratch: &mut Scratch,
     ) -> Result<()> {
-        if self.meta().dtype == DType::F32
-            && let Ok(out) = bytemuck::try_cast_slice_mut(out)
-        {
-            return self.decode_f32(rows, out, scratch);
-        }
-        let mut floats = vec![0.0; rows.len() * self.meta().cols];
-        self.decode_f32(rows, &mut floats, scratch)?;
-        self.meta().dtype.from_f32(&floats, out);
-        Ok(())
+        decode_by_f32(self, rows, out, scratch)
     }
 
     /// Bytes of scratch that [`matmul_rows`](Self::matmul_rows) takes for `rows` rows,
@@ -192,6 +184,25 @@ pub trait Form: Send + Sync + std::fmt::Debug {
     fn matmul_macs(&self) -> u64 {
         self.meta().rows as u64 * self.meta().cols as u64
     }
+}
+
+/// Decodes rows to f32 and rounds them to the tensor's dtype.
+fn decode_by_f32<F: Form + ?Sized>(
+    form: &F,
+    rows: Range<usize>,
+    out: &mut [u8],
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let dtype = form.meta().dtype;
+    if dtype == DType::F32
+        && let Ok(out) = bytemuck::try_cast_slice_mut(out)
+    {
+        return form.decode_f32(rows, out, scratch);
+    }
+    let mut floats = vec![0.0; out.len() / dtype.size()];
+    form.decode_f32(rows, &mut floats, scratch)?;
+    dtype.from_f32(&floats, out);
+    Ok(())
 }
 
 /// A form as an archive's index describes it, parts already found.

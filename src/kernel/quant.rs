@@ -576,29 +576,8 @@ fn expand_block<const BITS: u32>(
             *l = u32::from_le_bytes(*w);
         }
     };
-    let mut at = 0;
-    let single = planes(BITS).len() == 1;
-    if single {
-        let p = BITS;
-        let n = plane_row_bytes(p as usize, c);
-        let mask = (1u32 << p) - 1;
-        for j in 0..n / 4 {
-            fetch(&mut line, at);
-            at += line_bytes;
-            for i in 0..(8 / p) as usize {
-                for k in 0..4 {
-                    let shift = 8 * k as u32 + i as u32 * p;
-                    let out = &mut w[i * n + 4 * j + k];
-                    for r in 0..TILE_ROWS {
-                        out[r] = (((line[r] >> shift) & mask) as i32 - half) as f32;
-                    }
-                }
-            }
-        }
-        return;
-    }
     let mut u = [[0u32; TILE_ROWS]; 64];
-    let mut low = 0;
+    let (mut at, mut low) = (0, 0);
     for &p in planes(BITS) {
         let n = plane_row_bytes(p as usize, c);
         let mask = (1u32 << p) - 1;
