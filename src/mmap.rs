@@ -23,15 +23,8 @@ pub struct Mapping {
 impl Mapping {
     /// Maps the file at `path`. An empty file gives an empty mapping.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
-        let file = File::open(path)
-            .map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
-        let meta = file
-            .metadata()
-            .map_err(|e| Error::io(format!("cannot stat {}", path.display()), e))?;
-        if !meta.is_file() {
-            return Err(Error::invalid(format!("{} is not a file", path.display())));
-        }
-        let map = if meta.len() == 0 {
+        let (file, len) = open_file(path)?;
+        let map = if len == 0 {
             None
         } else {
             // SAFETY: the mapping is private and read-only, and is only handed out as
@@ -79,6 +72,18 @@ impl Mapping {
         #[cfg(not(unix))]
         let _ = range;
     }
+}
+
+/// Opens an ordinary file for reading and tells its length. Folders, pipes and devices
+/// are refused before they are opened: opening a pipe would wait for a writer.
+pub fn open_file(path: &Path) -> Result<(File, u64)> {
+    let fail = |e| Error::io(format!("cannot open {}", path.display()), e);
+    if !std::fs::metadata(path).map_err(fail)?.is_file() {
+        return Err(Error::invalid(format!("{} is not a file", path.display())));
+    }
+    let file = File::open(path).map_err(fail)?;
+    let len = file.metadata().map_err(fail)?.len();
+    Ok((file, len))
 }
 
 impl Deref for Mapping {

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::export;
 use crate::form::{self, EncodeContext, ErrorStats, Tensor};
 use crate::import::{self, NamedTensor};
+use crate::mmap::open_file;
 use crate::plan;
 use crate::spec::Spec;
 use crate::tensor::View;
@@ -367,9 +368,10 @@ impl AnyModel {
     /// what is wrong with it.
     pub fn open(path: &Path) -> Result<Self> {
         let mut head = [0u8; 8];
-        let is_archive = std::fs::File::open(path)
-            .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut head))
-            .is_ok_and(|()| Archive::detect(&head));
+        // A folder may hold a sharded model; what else cannot be opened, the importers say.
+        let is_archive = open_file(path).is_ok_and(|(mut file, _)| {
+            std::io::Read::read_exact(&mut file, &mut head).is_ok() && Archive::detect(&head)
+        });
         if is_archive {
             return Ok(Self::Archive(Archive::open(path)?));
         }

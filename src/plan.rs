@@ -298,9 +298,11 @@ fn measure(sample: &Sample<'_>, spec: &str, context: &EncodeContext) -> Result<C
 fn rank_by_size(candidates: &mut [Candidate], gain: f64) {
     sort_by_key(candidates, |c| {
         let packed = if c.spec.packs.is_empty() { 1.0 } else { gain };
-        let planes = match c.spec.terms[0].name.as_str() {
-            "q" => PLANES_GAIN,
-            _ => 1.0,
+        let text = c.spec.terms[0].to_string();
+        // Two bits are one plane too.
+        let planes = match text.starts_with("q(") && !text.starts_with("q(bits=2") {
+            true => PLANES_GAIN,
+            false => 1.0,
         };
         (c.bits / packed / planes, c.error.relative)
     });

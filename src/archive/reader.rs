@@ -15,7 +15,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::form::{self, ErrorStats, Meta, Tensor};
 use crate::limits;
-use crate::mmap::Mapping;
+use crate::mmap::{Mapping, open_file};
 use crate::pack::{Store, read_at};
 
 /// An open `.cai` file. May be shared between threads.
@@ -120,13 +120,7 @@ impl Archive {
     /// Opens for plain reads: nothing is mapped, every chunk is read and checked each
     /// time it is used. For file systems where a mapped file may be cut short.
     pub fn open_unmapped(path: &Path) -> Result<Self> {
-        let open = || -> std::io::Result<(File, u64)> {
-            let file = File::open(path)?;
-            let len = file.metadata()?.len();
-            Ok((file, len))
-        };
-        let (file, len) =
-            open().map_err(|e| Error::io(format!("cannot open {}", path.display()), e))?;
+        let (file, len) = open_file(path)?;
         Self::load(path, Source::File(Arc::new(file)), len).map_err(|e| e.context(path.display()))
     }
 

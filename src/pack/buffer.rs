@@ -34,6 +34,33 @@ struct Inner {
     chunk_len: usize,
     chunks: Vec<Chunk>,
     store: Store,
+    /// Whether the store is in memory and its bytes are the raw ones, without gaps.
+    in_place: bool,
+}
+
+impl Inner {
+    fn new(
+        chain: Chain,
+        raw_len: usize,
+        chunk_len: usize,
+        chunks: Vec<Chunk>,
+        store: Store,
+    ) -> Self {
+        let ends = chunks.iter().map(|c| c.offset + c.stored_len as u64);
+        let joined = ends
+            .zip(chunks.iter().skip(1))
+            .all(|(end, next)| end == next.offset);
+        let in_place =
+            joined && !matches!(store, Store::File(_)) && chunks.iter().all(|c| !c.coded);
+        Self {
+            chain,
+            raw_len,
+            chunk_len,
+            chunks,
+            store,
+            in_place,
+        }
+    }
 }
 
 /// Where a buffer's stored bytes are.
@@ -128,13 +155,13 @@ impl Buffer {
                 checked: AtomicBool::new(true),
             })
             .collect();
-        Ok(Self(Arc::new(Inner {
-            chain: Chain::new(&[], width)?,
+        Ok(Self(Arc::new(Inner::new(
+            Chain::new(&[], width)?,
             raw_len,
             chunk_len,
             chunks,
             store,
-        })))
+        ))))
     }
 
     /// A buffer in a file of `file_len` bytes, as an index describes it. Nothing of
@@ -189,13 +216,13 @@ impl Buffer {
                 checked: AtomicBool::new(false),
             });
         }
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner::new(
             chain,
-            raw_len: raw_len as usize,
-            chunk_len: chunk_len as usize,
-            chunks: list,
+            raw_len as usize,
+            chunk_len as usize,
+            list,
             store,
-        })))
+        ))))
     }
 
     /// Raw bytes.
@@ -232,22 +259,7 @@ impl Buffer {
     /// Whether windows are handed out without a copy: unpacked, gapless, in memory or
     /// mapped.
     pub fn in_place(&self) -> bool {
-        !matches!(self.0.store, Store::File(_)) && self.is_gapless()
-    }
-
-    /// Whether the stored bytes of all chunks are the raw bytes, one after another.
-    fn is_gapless(&self) -> bool {
-        let mut chunks = self.0.chunks.iter();
-        let Some(first) = chunks.next() else {
-            return true;
-        };
-        let mut end = first.offset + first.stored_len as u64;
-        !first.coded
-            && chunks.all(|c| {
-                let joined = !c.coded && c.offset == end;
-                end = c.offset + c.stored_len as u64;
-                joined
-            })
+        self.0.in_place
     }
 
     /// Bytes that [`window`](Self::window) takes for a window of `len` bytes, in scratch
@@ -405,13 +417,13 @@ impl Buffer {
             }
         }
         store.shrink_to_fit();
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner::new(
             chain,
-            raw_len: self.0.raw_len,
-            chunk_len: self.0.chunk_len,
+            self.0.raw_len,
+            self.0.chunk_len,
             chunks,
-            store: Store::Packed(store),
-        })))
+            Store::Packed(store),
+        ))))
     }
 
     /// Hands the stored bytes of every chunk to `write`, in order, which returns the
