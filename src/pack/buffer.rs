@@ -34,7 +34,7 @@ struct Inner {
     chunk_len: usize,
     chunks: Vec<Chunk>,
     store: Store,
-    /// Whether the store is in memory and its bytes are the raw ones, without gaps.
+    /// Whether the store is one piece of memory that holds the raw bytes without gaps.
     in_place: bool,
 }
 
@@ -50,8 +50,8 @@ impl Inner {
         let joined = ends
             .zip(chunks.iter().skip(1))
             .all(|(end, next)| end == next.offset);
-        let in_place =
-            joined && !matches!(store, Store::File(_)) && chunks.iter().all(|c| !c.coded);
+        let in_memory = matches!(store, Store::Owned(_) | Store::Mapped(_));
+        let in_place = joined && in_memory && chunks.iter().all(|c| !c.coded);
         Self {
             chain,
             raw_len,
@@ -68,8 +68,9 @@ impl Inner {
 pub enum Store {
     /// In memory, aligned: what an encoder has just made.
     Owned(AlignedBytes),
-    /// In memory: packed chunks, one after another.
-    Packed(Vec<u8>),
+    /// In memory: packed chunks, each as the thread that made it left it. A chunk's offset
+    /// is its index here.
+    Packed(Vec<Vec<u8>>),
     /// In a mapped file.
     Mapped(Arc<Mapping>),
     /// In a file that is read piece by piece.
@@ -349,6 +350,12 @@ impl Buffer {
     }
 
     fn resident(&self, chunk: &Chunk) -> Result<&[u8]> {
+        if let Store::Packed(chunks) = &self.0.store {
+            let bytes = chunks.get(chunk.offset as usize);
+            return bytes
+                .map(Vec::as_slice)
+                .ok_or_else(|| Error::internal("a chunk outside its store"));
+        }
         let start = chunk.offset as usize;
         self.resident_range(start..start + chunk.stored_len)
     }
@@ -356,9 +363,8 @@ impl Buffer {
     fn resident_range(&self, range: Range<usize>) -> Result<&[u8]> {
         let all: &[u8] = match &self.0.store {
             Store::Owned(bytes) => bytes,
-            Store::Packed(bytes) => bytes,
             Store::Mapped(mapping) => mapping,
-            Store::File(_) => &[],
+            Store::Packed(_) | Store::File(_) => &[],
         };
         all.get(range)
             .ok_or_else(|| Error::internal("a chunk outside its store"))
@@ -386,37 +392,32 @@ impl Buffer {
         if chain.is_empty() {
             return Ok(self.clone());
         }
-        let mut store = Vec::new();
-        let mut chunks = Vec::with_capacity(self.0.chunks.len());
-        // A few chunks a thread at a time: parallel, without a second copy of it all.
-        let batch = rayon::current_num_threads() * 4;
-        let indices: Vec<usize> = (0..self.0.chunks.len()).collect();
-        for batch in indices.chunks(batch) {
-            let coded: Vec<(bool, Vec<u8>)> = batch
-                .par_iter()
-                .map(|&i| {
-                    let start = i * self.0.chunk_len;
-                    let range = start..start + self.raw_chunk_len(i);
-                    let mut scratch = Vec::new();
-                    let raw = self.window(range, &mut scratch)?;
-                    Ok(match chain.encode(raw)? {
-                        Some(coded) => (true, coded),
-                        None => (false, raw.to_vec()),
-                    })
+        let packed: Vec<(bool, Vec<u8>)> = (0..self.0.chunks.len())
+            .into_par_iter()
+            .map_init(Vec::new, |scratch, i| {
+                let start = i * self.0.chunk_len;
+                let raw = self.window(start..start + self.raw_chunk_len(i), scratch)?;
+                Ok(match chain.encode(raw)? {
+                    Some(mut coded) => {
+                        coded.shrink_to_fit();
+                        (true, coded)
+                    }
+                    None => (false, raw.to_vec()),
                 })
-                .collect::<Result<_>>()?;
-            for (coded, bytes) in coded {
-                chunks.push(Chunk {
-                    offset: store.len() as u64,
-                    stored_len: bytes.len(),
-                    coded,
-                    crc: None,
-                    checked: AtomicBool::new(true),
-                });
-                store.extend_from_slice(&bytes);
-            }
-        }
-        store.shrink_to_fit();
+            })
+            .collect::<Result<_>>()?;
+        let chunks = packed
+            .iter()
+            .enumerate()
+            .map(|(i, (coded, bytes))| Chunk {
+                offset: i as u64,
+                stored_len: bytes.len(),
+                coded: *coded,
+                crc: None,
+                checked: AtomicBool::new(true),
+            })
+            .collect();
+        let store = packed.into_iter().map(|(_, bytes)| bytes).collect();
         Ok(Self(Arc::new(Inner::new(
             chain,
             self.0.raw_len,
