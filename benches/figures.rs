@@ -21,9 +21,9 @@ use cortex::{Dense, MatmulOptions, Tensor, View};
 fn main() {
     let all: Vec<String> = std::env::args().skip(1).collect();
     if let [child, verb, spec, path] = all.as_slice()
-        && child == "matmul-child"
+        && child == "memory-child"
     {
-        return matmul_child(verb, spec, path);
+        return memory_child(verb, spec, path);
     }
     let mut model = None;
     let mut python = None;
@@ -404,12 +404,8 @@ fn memory(model: Option<&Path>) {
         );
         println!("| compress, whole model | anonymous memory added, MiB |\n|---|---:|");
         for spec in ["int8", "int4(search=lsq)", "lossless", "auto(error=1%)"] {
-            let out = folder.path().join("m.cai");
-            let options = CompressOptions::new(spec).expect("valid");
-            let peak = peak_anonymous(|| {
-                drop(compress_file(path, &out, &options, None).expect("compresses"))
-            });
-            println!("| `{spec}` | {:.1} |", peak.map_or(f64::NAN, mib));
+            let added = in_child("compress", spec, path);
+            println!("| `{spec}` | {:.1} |", mib(added));
         }
         println!();
     }
@@ -438,26 +434,7 @@ fn memory(model: Option<&Path>) {
     writer.finish().expect("finishes");
     drop(dense);
     for spec in specs {
-        let child = |verb: &str| {
-            // A process of its own: memory that another part of the bench has freed but
-            // that the allocator kept would hide what this one takes.
-            let exe = std::env::current_exe().expect("a path");
-            let out = std::process::Command::new(exe)
-                .args(["matmul-child", verb, spec])
-                .arg(&path)
-                .output()
-                .expect("runs");
-            assert!(
-                out.status.success(),
-                "{}",
-                String::from_utf8_lossy(&out.stderr)
-            );
-            let bytes: u64 = String::from_utf8_lossy(&out.stdout)
-                .trim()
-                .parse()
-                .expect("a number");
-            mib(bytes)
-        };
+        let child = |verb: &str| mib(in_child(verb, spec, &path));
         println!(
             "| `{spec}` | {:.2} | {:.2} |",
             child("matmul"),
@@ -468,22 +445,47 @@ fn memory(model: Option<&Path>) {
     println!();
 }
 
-/// One product in a fresh process; prints the anonymous memory that it added.
-fn matmul_child(verb: &str, spec: &str, path: &str) {
-    let archive = Archive::open(Path::new(path)).expect("opens");
-    let tensor = archive.tensor(spec).expect("opens");
-    let (x, mut y) = (gaussian(8192, 4), vec![1.0f32; 8192]);
-    let options = MatmulOptions {
-        scratch_bytes: 1 << 20,
-        ..Default::default()
+/// Anonymous memory that `verb` added in a process of its own: memory that another part
+/// of the bench has freed but that the allocator kept would hide what this one takes.
+fn in_child(verb: &str, spec: &str, path: &Path) -> u64 {
+    let exe = std::env::current_exe().expect("a path");
+    let mut child = std::process::Command::new(exe);
+    child.args(["memory-child", verb, spec]).arg(path);
+    let out = child.output().expect("runs");
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let text = String::from_utf8_lossy(&out.stdout);
+    text.trim().parse().expect("a number")
+}
+
+/// The body of [`in_child`]: one product with a tensor of an archive, or one model
+/// compressed; prints the bytes added.
+fn memory_child(verb: &str, spec: &str, path: &str) {
+    let path = Path::new(path);
+    let peak = if verb == "compress" {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = CompressOptions::new(spec).expect("valid");
+        let out = folder.path().join("m.cai");
+        peak_anonymous(|| drop(compress_file(path, &out, &options, None).expect("compresses")))
+    } else {
+        let archive = Archive::open(path).expect("opens");
+        let tensor = archive.tensor(spec).expect("opens");
+        let (x, mut y) = (gaussian(8192, 4), vec![1.0f32; 8192]);
+        let options = MatmulOptions {
+            scratch_bytes: 1 << 20,
+            ..Default::default()
+        };
+        peak_anonymous(|| {
+            match verb {
+                "matmul" => tensor.matmul(&x, 1, &mut y, &options),
+                _ => tensor.matmul_t(&x, 1, &mut y, &options),
+            }
+            .expect("multiplies");
+        })
     };
-    let peak = peak_anonymous(|| {
-        match verb {
-            "matmul" => tensor.matmul(&x, 1, &mut y, &options),
-            _ => tensor.matmul_t(&x, 1, &mut y, &options),
-        }
-        .expect("multiplies");
-    });
     println!("{}", peak.unwrap_or(u64::MAX));
 }
 

@@ -398,10 +398,7 @@ impl Buffer {
                 let start = i * self.0.chunk_len;
                 let raw = self.window(start..start + self.raw_chunk_len(i), scratch)?;
                 Ok(match chain.encode(raw)? {
-                    Some(mut coded) => {
-                        coded.shrink_to_fit();
-                        (true, coded)
-                    }
+                    Some(coded) => (true, coded),
                     None => (false, raw.to_vec()),
                 })
             })

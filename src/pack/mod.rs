@@ -20,6 +20,8 @@ mod zstd;
 pub(crate) use buffer::read_at;
 pub use buffer::{Buffer, ChunkRecord, STORED_ALIGN, Store, StoredBuffer};
 
+use std::cell::Cell;
+
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::spec::{self, Codec, Options, Term};
@@ -158,16 +160,26 @@ impl Chain {
         let Some((first, rest)) = self.packs.split_first() else {
             return Ok(None);
         };
-        let mut current = Vec::with_capacity(raw.len());
-        first.encode(raw, &mut current)?;
-        let mut next = Vec::new();
-        for pack in rest {
-            next.clear();
-            pack.encode(&current, &mut next)?;
-            std::mem::swap(&mut current, &mut next);
+        // Kept from chunk to chunk: fresh pages for every filter cost as much as it does.
+        thread_local! {
+            static BUFFERS: Cell<(Vec<u8>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
         }
-        let reorders_only = self.packs.iter().all(|p| p.keeps_length());
-        Ok((current.len() < raw.len() || reorders_only).then_some(current))
+        let (mut current, mut next) = BUFFERS.take();
+        let mut run = || -> Result<Option<Vec<u8>>> {
+            current.clear();
+            first.encode(raw, &mut current)?;
+            for pack in rest {
+                next.clear();
+                pack.encode(&current, &mut next)?;
+                std::mem::swap(&mut current, &mut next);
+            }
+            let reorders_only = self.packs.iter().all(|p| p.keeps_length());
+            let coded = current.len() < raw.len() || reorders_only;
+            Ok(coded.then(|| current.clone()))
+        };
+        let result = run();
+        BUFFERS.set((current, next));
+        result
     }
 
     /// Decodes one chunk to exactly `raw_len` bytes, replacing what `out` held.
