@@ -339,6 +339,21 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Rows as f32, row-major: in place where they are aligned f32 already, else converted
+    /// into `scratch`.
+    pub fn rows_f32<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32] {
+        let cols = self.cols();
+        if self.dtype == DType::F32
+            && let Some(bytes) = self.contiguous_bytes()
+            && let Ok(values) = bytemuck::try_cast_slice(bytes)
+        {
+            return &values[rows.start * cols..rows.end * cols];
+        }
+        scratch.resize(rows.len() * cols, 0.0);
+        self.read_rows_f32(rows, scratch);
+        scratch
+    }
+
     /// An owned, contiguous copy.
     pub fn to_dense(&self) -> Result<Dense> {
         let mut dense = Dense::zeros(self.dtype, &self.shape)?;

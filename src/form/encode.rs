@@ -113,9 +113,7 @@ pub(super) fn range(view: &View<'_>, context: &EncodeContext) -> Result<Range> {
         .map_init(Vec::new, |floats: &mut Vec<f32>, i| {
             context.check_cancel()?;
             let rows = i * window..((i + 1) * window).min(view.rows());
-            floats.resize(rows.len() * cols, 0.0);
-            view.read_rows_f32(rows.clone(), floats);
-            match kernels().min_max(floats) {
+            match kernels().min_max(view.rows_f32(rows.clone(), floats)) {
                 Ok((min, max)) => Ok(Range { min, max }),
                 Err(at) => Err(not_finite(view, rows.start * cols + at)),
             }
@@ -187,9 +185,8 @@ pub(super) fn measure(
                     return measure_f64(view, form, rows, scratch);
                 }
                 let (a, b): (&mut Vec<f32>, &mut Vec<f32>) = (a, b);
-                a.resize(n, 0.0);
+                let a = view.rows_f32(rows.clone(), a);
                 b.resize(n, 0.0);
-                view.read_rows_f32(rows.clone(), a);
                 if meta.dtype == DType::F32 {
                     form.decode_f32(rows, b, scratch)?;
                 } else {

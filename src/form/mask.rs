@@ -264,9 +264,7 @@ fn histogram(view: &View<'_>, f: impl Fn(&[f32], &mut [u64]) + Sync, bins: usize
             || (vec![0u64; bins], Vec::new()),
             |(mut h, mut w): (Vec<u64>, Vec<f32>), i| {
                 let rows = block_rows(i, window, view.rows());
-                w.resize(rows.len() * view.cols(), 0.0);
-                view.read_rows_f32(rows, &mut w);
-                f(&w, &mut h);
+                f(view.rows_f32(rows, &mut w), &mut h);
                 (h, w)
             },
         )

@@ -168,8 +168,7 @@ fn encode_form(
                 context.check_cancel()?;
                 let first = i * rows;
                 let n = out.len() / row_bytes;
-                floats.resize(n * meta.cols, 0.0);
-                view.read_rows_f32(first..first + n, floats);
+                let floats = view.rows_f32(first..first + n, floats);
                 let tiles = out.chunks_mut(TILE_ROWS * row_bytes);
                 for (w, tile) in floats.chunks(TILE_ROWS * meta.cols).zip(tiles) {
                     kernels.quant_encode(&quantizer, w, w.len() / meta.cols, tile);
