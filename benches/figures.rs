@@ -283,6 +283,38 @@ fn speedup(pairs: usize, mut run: impl FnMut(usize) -> f64) -> f64 {
     ratios[pairs / 2]
 }
 
+/// What two threads of this machine bring where nothing of Cortex is at work.
+fn probes() {
+    use rayon::prelude::*;
+    let pools = [1, 2].map(|n| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+        pool.expect("a thread pool")
+    });
+    let arithmetic = speedup(7, |n| {
+        let spin =
+            |i: u64| (0..40_000_000u64).fold(i, |a, b| a.wrapping_mul(31).rotate_left(7) ^ b);
+        let work = || std::hint::black_box((0..4u64).into_par_iter().map(spin).sum::<u64>());
+        pools[n - 1].install(|| seconds(|| drop(std::hint::black_box(work()).to_string())))
+    });
+    let source = vec![1u8; 256 << 20];
+    let fresh = speedup(7, |n| {
+        let work = || {
+            // Fresh memory, as every encoder and decoder of large tensors writes to.
+            let mut target = vec![0u8; source.len()];
+            let pairs = target
+                .par_chunks_mut(1 << 20)
+                .zip(source.par_chunks(1 << 20));
+            pairs.for_each(|(t, s)| t.copy_from_slice(s));
+            std::hint::black_box(&target);
+        };
+        pools[n - 1].install(|| seconds(work))
+    });
+    println!("| probe, nothing of Cortex in it | two threads against one |\n|---|---:|");
+    println!("| integer arithmetic in registers | {arithmetic:.2}× |");
+    println!("| copying 256 MiB to fresh memory | {fresh:.2}× |\n");
+    flush();
+}
+
 fn seconds(f: impl FnOnce()) -> f64 {
     let start = Instant::now();
     f();
@@ -292,6 +324,7 @@ fn seconds(f: impl FnOnce()) -> f64 {
 fn threads() {
     println!("## Two threads against one\n");
     println!("Medians of the ratios of 7 interleaved pairs.\n");
+    probes();
     println!("| f32 8192×8192, in memory | encode | decode |\n|---|---:|---:|");
     let side = 8192;
     let values = gaussian(side * side, 2);
