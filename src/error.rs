@@ -101,6 +101,11 @@ impl Error {
         error
     }
 
+    /// The caller asked to stop.
+    pub fn cancelled() -> Self {
+        Self::new(ErrorKind::Cancelled, "cancelled by the caller")
+    }
+
     /// A bug in Cortex.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)

@@ -78,11 +78,7 @@ impl Tensor {
         let (unit, least) = (form.row_unit(), form.least_rows());
         let cost = |rows: usize| form.matmul_scratch_for(rows) + rows * batch * 4;
         let work = form.matmul_macs().saturating_mul(batch as u64);
-        let workers = if work < SMALL_MACS {
-            1
-        } else {
-            threads(options)
-        };
+        let workers = threads(options, work);
         let (workers, rows) = plan_windows(
             self.rows(),
             unit,
@@ -93,28 +89,19 @@ impl Tensor {
         );
 
         let kernels = kernel::best();
-        let state = Mutex::new((0usize, Columns::new(y, self.rows())));
+        let panels = Panels::new(y, self.rows(), rows);
         run_workers(workers, || {
             let mut scratch = Scratch::default();
             let mut out = Vec::new();
-            loop {
-                let (first, mut panel) = {
-                    let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
-                    let panel = state.1.take_front(rows);
-                    let first = state.0;
-                    state.0 += panel.cols();
-                    (first, panel)
-                };
+            while let Some((first, mut panel)) = panels.next() {
                 let n = panel.cols();
-                if n == 0 {
-                    return Ok(());
-                }
                 out.resize(n * batch, 0.0);
                 form.matmul_rows(first..first + n, x, &mut out, kernels, &mut scratch)?;
                 for (b, out) in out.chunks_exact(n).enumerate() {
                     panel.row_mut(b).copy_from_slice(out);
                 }
             }
+            Ok(())
         })
     }
 
@@ -150,11 +137,7 @@ impl Tensor {
         let (unit, least) = (form.row_unit(), form.least_rows());
         let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4;
         let work = (rows as u64 * cols as u64).saturating_mul(batch as u64);
-        let workers = if work < SMALL_MACS {
-            1
-        } else {
-            threads(options)
-        };
+        let workers = threads(options, work);
         let (workers, step) =
             plan_windows(rows, unit, least, workers, options.scratch_bytes, &cost);
         let kernels = kernel::best();
@@ -180,19 +163,9 @@ impl Tensor {
             })?;
             // Whole cache lines, and about a second-level cache of output at batch 64.
             let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
-            let state = Mutex::new((0usize, Columns::new(y, cols)));
+            let panels = Panels::new(y, cols, width);
             run_workers(workers, || {
-                loop {
-                    let (col, mut panel) = {
-                        let mut state = state.lock().unwrap_or_else(|e| e.into_inner());
-                        let panel = state.1.take_front(width);
-                        let col = state.0;
-                        state.0 += panel.cols();
-                        (col, panel)
-                    };
-                    if panel.cols() == 0 {
-                        return Ok(());
-                    }
+                while let Some((col, mut panel)) = panels.next() {
                     add_rows(
                         kernels,
                         &decoded[..n * cols],
@@ -204,6 +177,7 @@ impl Tensor {
                         &mut panel,
                     );
                 }
+                Ok(())
             })?;
             start += n;
         }
@@ -240,10 +214,37 @@ fn add_rows(
     }
 }
 
-fn threads(options: &MatmulOptions) -> usize {
+/// Threads for this many multiplications.
+fn threads(options: &MatmulOptions, macs: u64) -> usize {
     match options.threads {
+        _ if macs < SMALL_MACS => 1,
         0 => rayon::current_num_threads(),
         n => n,
+    }
+}
+
+/// Columns of an output, handed out from the left in panels to whoever asks next.
+struct Panels<'a> {
+    /// The first column that is left, and those that are.
+    left: Mutex<(usize, Columns<'a>)>,
+    width: usize,
+}
+
+impl<'a> Panels<'a> {
+    fn new(y: &'a mut [f32], cols: usize, width: usize) -> Self {
+        Self {
+            left: Mutex::new((0, Columns::new(y, cols))),
+            width,
+        }
+    }
+
+    /// The next panel and its first column; `None` when all are taken.
+    fn next(&self) -> Option<(usize, Columns<'a>)> {
+        let mut left = self.left.lock().unwrap_or_else(|e| e.into_inner());
+        let panel = left.1.take_front(self.width);
+        let first = left.0;
+        left.0 += panel.cols();
+        (panel.cols() > 0).then_some((first, panel))
     }
 }
 

@@ -18,7 +18,6 @@ use crate::import::{self, NamedTensor};
 use crate::mmap::open_file;
 use crate::plan;
 use crate::spec::Spec;
-use crate::tensor::View;
 
 /// How a model is compressed.
 #[derive(Clone, Debug)]
@@ -303,7 +302,7 @@ pub fn decompress_file(
             let tensor = archive.open_entry(entry)?;
             for_windows(&tensor, &mut |bytes| {
                 if watch.tick(&info.name) {
-                    return Err(cancelled());
+                    return Err(Error::cancelled());
                 }
                 writer.write(bytes)
             })?;
@@ -498,14 +497,6 @@ fn values(dtype: DType, bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
     })
 }
 
-/// A dense view of a whole tensor of a foreign model, for callers that hold only a path.
-pub fn view_of<'m>(model: &'m import::Model, name: &str) -> Result<View<'m>> {
-    model
-        .get(name)
-        .map(NamedTensor::view)
-        .ok_or_else(|| Error::invalid(format!("no tensor '{name}'")))
-}
-
 fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if threads == 0 || threads == rayon::current_num_threads() {
         return work();
@@ -532,10 +523,6 @@ fn refuse_same_file(inputs: &[PathBuf], output: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "cancelled by the caller")
 }
 
 /// Tells a progress callback, from whichever thread, at most every 50 ms.
@@ -586,7 +573,11 @@ impl<'a, 'f> Watch<'a, 'f> {
         state.done_bytes += bytes;
         state.done_tensors += 1;
         self.call(&mut state, tensor);
-        if state.stop { Err(cancelled()) } else { Ok(()) }
+        if state.stop {
+            Err(Error::cancelled())
+        } else {
+            Ok(())
+        }
     }
 
     fn call(&self, state: &mut WatchState<'_, '_>, tensor: &str) {

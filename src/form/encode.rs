@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::registry::{Found, find};
 use super::{ErrorStats, Form, Scratch, Tensor, kernels, window_rows};
 use crate::dtype::DType;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::kernel::dense::Difference;
 use crate::spec::Spec;
 use crate::tensor::View;
@@ -27,9 +27,7 @@ impl EncodeContext<'_> {
     /// A `Cancelled` error if the caller asked to stop.
     pub fn check_cancel(&self) -> Result<()> {
         match self.cancelled {
-            Some(cancelled) if cancelled() => {
-                Err(Error::new(ErrorKind::Cancelled, "cancelled by the caller"))
-            }
+            Some(cancelled) if cancelled() => Err(Error::cancelled()),
             _ => Ok(()),
         }
     }

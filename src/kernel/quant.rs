@@ -103,11 +103,6 @@ impl Layout {
         }
     }
 
-    /// Groups of a row.
-    pub fn groups(&self) -> usize {
-        self.cols.div_ceil(self.group.max(1))
-    }
-
     /// The code range, `-half ..= half - 1`.
     pub fn half(&self) -> i32 {
         1 << (self.bits - 1)
