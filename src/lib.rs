@@ -51,6 +51,10 @@ pub mod kernel;
 
 pub mod tensor;
 
+pub mod calibration;
+
+mod linalg;
+
 pub mod spec;
 
 pub mod pack;

@@ -38,3 +38,6 @@ pub const MAX_SHARDS: usize = 4096;
 
 /// Bytes of free text metadata (one file, keys and values together).
 pub const MAX_METADATA_BYTES: usize = 64 << 20;
+
+/// Forms in a sum.
+pub const MAX_SUM_TERMS: usize = 8;

@@ -252,6 +252,7 @@ fn compress_tensor(
     let cancelled = || watch.tick(named.name());
     let context = EncodeContext {
         cancelled: Some(&cancelled),
+        ..EncodeContext::default()
     };
     let work = || {
         let name = named.name();

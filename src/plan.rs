@@ -69,7 +69,7 @@ impl Tensor {
 /// Encodes `view` as a canonical spec says, directives resolved.
 pub fn compress(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<Tensor> {
     let [term] = spec.terms.as_slice() else {
-        return Err(Error::internal("an unresolved sum"));
+        return form::encode(view, spec, context);
     };
     let number = |key: &str| {
         let arg = term.args.iter().find(|a| a.key.as_deref() == Some(key));

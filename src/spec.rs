@@ -4,7 +4,7 @@
 //! spec  = term { "+" term } [ "|" pack { "|" pack } ]
 //! term  = name [ "(" arg { "," arg } ")" ]
 //! arg   = [ key "=" ] value        the key may be left out for the first option
-//! value = number | percent | word | "[" spec "]"
+//! value = number | percent | word | term | "[" spec "]"
 //! ```
 //!
 //! This module knows the grammar and how options are described and checked
@@ -201,6 +201,11 @@ pub enum Kind {
     Share,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Whole numbers from 1 joined by `x`, such as `8x4x3`, or one of these words.
+    Dims(&'static [&'static str]),
+    /// A share in (0, 1], or `auto(error=…)` for the least that keeps the relative error
+    /// at or below a share.
+    Keep,
     /// A spec in brackets.
     Spec,
 }
@@ -219,6 +224,26 @@ impl OptionDef {
         };
         match (&self.kind, value) {
             (Kind::Spec, Value::Spec(_)) => Ok(value.clone()),
+            (Kind::Keep, Value::Spec(spec)) => match auto_error(spec) {
+                Some(error) => Ok(Value::Plain(format!(
+                    "auto(error={})",
+                    print_percent(error)
+                ))),
+                None => fail(KEEP.into()),
+            },
+            (Kind::Keep, Value::Plain(text)) => match parse_number(text) {
+                Some(n) if n > 0.0 && n <= 1.0 => Ok(Value::Plain(print_percent(n))),
+                _ => fail(KEEP.into()),
+            },
+            (Kind::Dims(words), Value::Plain(text))
+                if words.contains(&text.as_str()) || parse_dims(text).is_some() =>
+            {
+                Ok(value.clone())
+            }
+            (Kind::Dims(words), _) => fail(match words {
+                [] => "whole numbers such as 8x4x3".into(),
+                words => format!("whole numbers such as 8x4x3, or {}", words.join(", ")),
+            }),
             // One word needs no brackets to be read without doubt.
             (Kind::Spec, Value::Plain(name)) => Ok(Value::Spec(Spec::form(Term {
                 name: name.clone(),
@@ -254,6 +279,8 @@ impl OptionDef {
             Kind::Positive => "number".into(),
             Kind::Share => "percent".into(),
             Kind::Choice(words) => words.join("|"),
+            Kind::Dims(words) => [&["8x4x3"], *words].concat().join("|"),
+            Kind::Keep => "percent|auto(error=percent)".into(),
             Kind::Spec => "[spec]".into(),
         }
     }
@@ -304,6 +331,16 @@ impl Options {
     /// A real number; `10%` is 0.1.
     pub fn number(&self, key: &str) -> Option<f64> {
         parse_number(self.text(key)?)
+    }
+
+    /// Whole numbers; `None` when absent or a word.
+    pub fn dims(&self, key: &str) -> Option<Vec<usize>> {
+        parse_dims(self.text(key)?)
+    }
+
+    /// The error of `keep=auto(error=…)`.
+    pub fn auto_error(&self, key: &str) -> Option<f64> {
+        parse_auto_error(self.text(key)?)
     }
 
     /// A nested spec, if given.
@@ -419,6 +456,40 @@ pub fn parse_number(text: &str) -> Option<f64> {
     n.is_finite().then_some(n)
 }
 
+const KEEP: &str = "a share such as 10%, or auto(error=5%)";
+
+/// Whole numbers from 1 joined by `x`, no more than a tensor may have dimensions.
+fn parse_dims(text: &str) -> Option<Vec<usize>> {
+    let parse = |part: &str| match part.parse::<usize>() {
+        // Without leading zeros or a sign, so that the text is canonical.
+        Ok(n) if n > 0 && n.to_string() == part => Some(n),
+        _ => None,
+    };
+    let dims: Vec<usize> = text.split('x').map(parse).collect::<Option<_>>()?;
+    (dims.len() <= limits::MAX_DIMS).then_some(dims)
+}
+
+/// The error of the term `auto(error=…)`.
+fn auto_error(spec: &Spec) -> Option<f64> {
+    let ([term], []) = (spec.terms.as_slice(), spec.packs.as_slice()) else {
+        return None;
+    };
+    let [arg] = term.args.as_slice() else {
+        return None;
+    };
+    let key = arg.key.as_deref().unwrap_or("error");
+    match &arg.value {
+        Value::Plain(text) if term.name == "auto" && key == "error" => {
+            parse_number(text).filter(|n| *n > 0.0 && *n <= 1.0)
+        }
+        _ => None,
+    }
+}
+
+fn parse_auto_error(text: &str) -> Option<f64> {
+    parse_number(text.strip_prefix("auto(error=")?.strip_suffix(')')?)
+}
+
 fn print_number(n: f64) -> String {
     n.to_string()
 }
@@ -486,7 +557,7 @@ impl Parser<'_> {
         String::from_utf8_lossy(&self.text[start..self.at]).into_owned()
     }
 
-    fn spec(&mut self) -> Result<Spec> {
+    fn enter(&mut self) -> Result<()> {
         if self.depth >= limits::MAX_SPEC_DEPTH {
             return Err(Error::limit(format!(
                 "spec, column {}: more than {} specs inside each other",
@@ -495,6 +566,11 @@ impl Parser<'_> {
             )));
         }
         self.depth += 1;
+        Ok(())
+    }
+
+    fn spec(&mut self) -> Result<Spec> {
+        self.enter()?;
         let mut terms = vec![self.term("the name of a form")?];
         while self.eat(b'+') {
             terms.push(self.term("the name of a form")?);
@@ -548,7 +624,7 @@ impl Parser<'_> {
         let (key, value) = if self.eat(b'=') {
             (Some(word), self.value()?)
         } else {
-            (None, Value::Plain(word))
+            (None, self.value_from(word, column)?)
         };
         Ok(Arg { key, value, column })
     }
@@ -561,10 +637,24 @@ impl Parser<'_> {
             }
             return Ok(Value::Spec(spec));
         }
+        self.peek();
+        let column = self.at + 1;
         let word = self.word();
         if word.is_empty() {
             return Err(self.expected("a value"));
         }
-        Ok(Value::Plain(word))
+        self.value_from(word, column)
+    }
+
+    /// A word, or the term that begins with it: `int8(group=64)` needs no brackets.
+    fn value_from(&mut self, word: String, column: usize) -> Result<Value> {
+        if self.peek() != Some(b'(') {
+            return Ok(Value::Plain(word));
+        }
+        self.enter()?;
+        self.at = column - 1;
+        let term = self.term("a value")?;
+        self.depth -= 1;
+        Ok(Value::Spec(Spec::form(term)))
     }
 }

@@ -27,6 +27,9 @@ const SPECS: &[&str] = &[
     "mask(threshold=0.02)",
     "mask(values=[int8])",
     "mask(keep=25%, values=[mask(values=[int4(group=64)])])",
+    "int4 + int4",
+    "mask(keep=5%) + q(bits=3, group=128) | zstd",
+    "int4(group=row) + mask(keep=2%, values=[f16]) + q(bits=2)",
 ];
 
 fn specs() -> impl Iterator<Item = &'static str> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error", "limits", "dtype", "bytes", "mmap", "atomic"],
     &["kernel"],
-    &["tensor"],
+    &["tensor", "calibration", "linalg"],
     &["spec"],
     &["pack"],
     &["form"],

@@ -1,10 +1,10 @@
-//! `dense`: the elements themselves, or rounded to a half-precision type.
+//! `dense`, `f32`, `f16`, `bf16`: the elements themselves, or rounded to a smaller type.
 //!
 //! * Exploits: nothing; it is what everything else is measured against, and the form
 //!   that packs (`dense | shuffle | zstd`) are put on for lossless storage.
 //! * Layout: one part, `data`: little-endian elements, row-major. With `type=` the
 //!   elements are of that type, and parameter `type` names it.
-//! * Error: none; with `type=f16` a relative 2⁻¹¹ per element inside ±65504 (values
+//! * Error: none; with `type=f32` of an f64 tensor 2⁻²⁴; with `type=f16` a relative 2⁻¹¹ per element inside ±65504 (values
 //!   beyond are refused), with `type=bf16` 2⁻⁹.
 //! * Matmul: rows × cols multiplications per row of `x`, f32 sums; f32 rows are read in
 //!   place, other types are converted a window at a time.
@@ -21,24 +21,44 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::pack::Buffer;
-use crate::spec::{Codec, Kind, OptionDef, Options};
+use crate::spec::{Codec, Kind, OptionDef, Options, Term};
 use crate::tensor::View;
 
 pub(super) static DEF: FormDef = FormDef {
     kind: "dense",
-    codecs: &[Codec {
-        name: "dense",
-        summary: "the elements as they are, or rounded to a half-precision type",
-        options: &[OptionDef {
-            key: "type",
-            aliases: &[],
-            kind: Kind::Choice(&["f16", "bf16"]),
-            default: None,
-            doc: "round floats to this type",
-        }],
-    }],
-    canonical: |_, options| options.canonical(&super::registry::nested),
-    lossless: |_, options| !options.given("type"),
+    codecs: &[
+        Codec {
+            name: "dense",
+            summary: "the elements as they are, or rounded to a smaller type",
+            options: &[OptionDef {
+                key: "type",
+                aliases: &[],
+                kind: Kind::Choice(&["f32", "f16", "bf16"]),
+                default: None,
+                doc: "round floats to this type",
+            }],
+        },
+        Codec {
+            name: "f32",
+            summary: "short for dense(type=f32)",
+            options: &[],
+        },
+        Codec {
+            name: "f16",
+            summary: "short for dense(type=f16)",
+            options: &[],
+        },
+        Codec {
+            name: "bf16",
+            summary: "short for dense(type=bf16)",
+            options: &[],
+        },
+    ],
+    canonical: |codec, options| match codec.name {
+        "dense" => options.canonical(&super::registry::nested),
+        name => Ok(Term::bare("dense").with("type", name)),
+    },
+    lossless: |codec, options| codec.name == "dense" && !options.given("type"),
     encode,
     open,
 };
@@ -53,12 +73,16 @@ struct Dense {
 
 fn encode(
     view: &View<'_>,
-    _: &'static Codec,
+    codec: &'static Codec,
     options: &Options,
     _: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    let stored = match options.text("type") {
+    let rounded = match codec.name {
+        "dense" => options.text("type"),
+        name => Some(name),
+    };
+    let stored = match rounded {
         Some(name) if meta.dtype.is_float() => name.parse()?,
         Some(_) => {
             return Err(Error::invalid(format!(
@@ -137,8 +161,8 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
     let meta = stored.meta.clone();
     let dtype = match stored.params.contains_key("type") {
         true => DType::from_name(stored.text("type")?)
-            .filter(|d| matches!(d, DType::F16 | DType::BF16) && meta.dtype.is_float())
-            .ok_or_else(|| Error::corrupt("parameter 'type' names no half-precision type"))?,
+            .filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16) && meta.dtype.is_float())
+            .ok_or_else(|| Error::corrupt("parameter 'type' names no type to round to"))?,
         false => meta.dtype,
     };
     let data = stored.buffer("data", meta.len() * dtype.size())?;

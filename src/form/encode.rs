@@ -3,18 +3,24 @@
 use rayon::prelude::*;
 
 use super::registry::{Found, find};
-use super::{ErrorStats, Form, Scratch, Tensor, kernels, window_rows};
+use super::{ErrorStats, Form, Scratch, Tensor, kernels, sum, window_rows};
+use crate::calibration::Moments;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::dense::Difference;
-use crate::spec::Spec;
+use crate::spec::{Spec, Term};
 use crate::tensor::View;
 
 /// What an encoder is told besides the view and the options.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct EncodeContext<'a> {
     /// Asked now and then; true stops the work with a `Cancelled` error.
     pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
+    /// Second moments of the activations that the tensor will be multiplied by.
+    pub moments: Option<&'a Moments>,
+    /// Told what an encoder did otherwise than asked, such as a search without the
+    /// moments that it needs.
+    pub notes: Option<&'a (dyn Fn(String) + Sync)>,
 }
 
 impl std::fmt::Debug for EncodeContext<'_> {
@@ -31,6 +37,31 @@ impl EncodeContext<'_> {
             _ => Ok(()),
         }
     }
+}
+
+impl EncodeContext<'_> {
+    /// Tells of something done otherwise than asked.
+    pub(super) fn note(&self, text: String) {
+        if let Some(notes) = self.notes {
+            notes(text);
+        }
+    }
+}
+
+/// Encodes a form's own values, `f32[rows, cols]`, as its option says (`factors=[int8]`):
+/// without the moments, which are those of the whole tensor.
+pub(super) fn part(
+    values: &[f32],
+    shape: &[usize],
+    spec: &Spec,
+    context: &EncodeContext,
+) -> Result<Box<dyn Form>> {
+    let view = View::new(DType::F32, shape, bytemuck::cast_slice(values))?;
+    let inner = EncodeContext {
+        moments: None,
+        ..*context
+    };
+    encode_unmeasured(&view, spec, &inner)
 }
 
 /// Encodes `view` as a canonical spec without directives says, and measures the error.
@@ -52,13 +83,10 @@ pub fn encode_unmeasured(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     context.check_cancel()?;
-    let [term] = spec.terms.as_slice() else {
-        return Err(Error::internal("an unresolved sum"));
+    let form = match spec.terms.as_slice() {
+        [term] => encode_term(view, term, context)?,
+        terms => sum::encode_terms(view, terms, context)?,
     };
-    let Found::Form(def, codec) = find(term)? else {
-        return Err(Error::internal(format!("'{term}' was not resolved")));
-    };
-    let form = (def.encode)(view, codec, &term.options(codec)?, context)?;
     if spec.packs.is_empty() {
         return Ok(form);
     }
@@ -71,6 +99,42 @@ pub fn encode_unmeasured(
             Ok(buffer.clone())
         }
     })
+}
+
+/// The form of one term, without packs of its own.
+pub(super) fn encode_term(
+    view: &View<'_>,
+    term: &Term,
+    context: &EncodeContext,
+) -> Result<Box<dyn Form>> {
+    let Found::Form(def, codec) = find(term)? else {
+        return Err(Error::internal(format!("'{term}' was not resolved")));
+    };
+    (def.encode)(view, codec, &term.options(codec)?, context)
+}
+
+/// Takes the decoded form from `left`, which has its shape.
+pub(super) fn subtract(form: &dyn Form, left: &mut [f32], context: &EncodeContext) -> Result<()> {
+    let cols = form.meta().cols;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let window = window_rows(form, TASK_VALUES);
+    left.par_chunks_mut(window * cols)
+        .enumerate()
+        .try_for_each_init(
+            || (Scratch::default(), Vec::new()),
+            |(scratch, decoded), (i, left)| {
+                context.check_cancel()?;
+                let first = i * window;
+                decoded.resize(left.len(), 0.0);
+                form.decode_f32(first..first + left.len() / cols, decoded, scratch)?;
+                for (l, d) in left.iter_mut().zip(decoded) {
+                    *l -= *d;
+                }
+                Ok(())
+            },
+        )
 }
 
 /// Least and largest value of a tensor.

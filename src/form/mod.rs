@@ -7,8 +7,10 @@
 mod dense;
 mod encode;
 mod mask;
+mod product;
 mod quant;
 mod registry;
+mod sum;
 mod tensor;
 
 use std::ops::Range;
@@ -23,6 +25,7 @@ use crate::pack::Buffer;
 use crate::tensor::{checked_bytes, matrix_dims};
 
 pub use encode::{EncodeContext, encode, encode_unmeasured};
+pub use product::Product;
 pub(crate) use registry::find_kind;
 pub use registry::{EncodeFn, FormDef, REGISTRY, codecs_json, is_lossless, parse, resolve};
 pub use tensor::{ErrorStats, Tensor};
@@ -178,6 +181,25 @@ pub trait Form: Send + Sync + std::fmt::Debug {
         }
         scratch.floats = floats;
         result
+    }
+
+    /// `y[b][i] = Σ x[b][k] · W[i][k]` for `x[batch, cols]` and `y[batch, rows]`, none of
+    /// them empty. The default goes by windows of rows; a form whose mathematics does not
+    /// (a transform of `x`, a chain of factors) brings its own.
+    fn matmul(&self, x: &[f32], batch: usize, y: &mut [f32], product: &Product<'_>) -> Result<()> {
+        product.by_rows(self, x, batch, y)
+    }
+
+    /// `y[b][k] = Σ g[b][i] · W[i][k]` for `g[batch, rows]` and `y[batch, cols]`, none of
+    /// them empty.
+    fn matmul_t(
+        &self,
+        g: &[f32],
+        batch: usize,
+        y: &mut [f32],
+        product: &Product<'_>,
+    ) -> Result<()> {
+        product.by_rows_t(self, g, batch, y)
     }
 
     /// Multiplications that one row of `x` costs, for plans; dense is rows × cols.

@@ -2,8 +2,9 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{EncodeContext, Form, Stored, dense, mask, quant};
+use super::{EncodeContext, Form, Stored, dense, mask, quant, sum};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::pack;
 use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
 use crate::tensor::View;
@@ -30,7 +31,7 @@ pub struct FormDef {
 }
 
 /// Every form there is.
-pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF];
+pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF, &sum::DEF];
 
 /// Names that stand for a choice to be made: `plan` resolves them to a form.
 pub(crate) static DIRECTIVES: &[Codec] = &[
@@ -110,19 +111,15 @@ pub fn parse(text: &str) -> Result<Spec> {
 
 /// Checks a spec against the registries and makes it canonical.
 pub fn resolve(spec: &Spec, directives: bool) -> Result<Spec> {
-    let [term] = spec.terms.as_slice() else {
-        return Err(spec::at(
-            spec.terms.get(1).map_or(1, |t| t.column),
-            "sums of forms are not in this version".into(),
-        ));
-    };
-    let term = match find(term)? {
-        Found::Form(def, codec) => (def.canonical)(codec, &term.options(codec)?)?,
+    let sum = spec.terms.len() > 1;
+    let resolve_term = |term: &Term| match find(term)? {
+        Found::Form(def, codec) => (def.canonical)(codec, &term.options(codec)?),
         Found::Directive(codec) => {
-            if !directives {
+            if sum || !directives {
+                let place = if sum { "a sum" } else { "another spec" };
                 return Err(spec::at(
                     term.column,
-                    format!("'{}' cannot stand inside another spec", term.name),
+                    format!("'{}' cannot stand inside {place}", term.name),
                 ));
             }
             if let Some(pack) = spec.packs.first() {
@@ -138,11 +135,18 @@ pub fn resolve(spec: &Spec, directives: bool) -> Result<Spec> {
                     "auto takes error or bits, not both".into(),
                 ));
             }
-            options.canonical(&|s| Ok(s.clone()))?
+            options.canonical(&|s| Ok(s.clone()))
         }
     };
+    if spec.terms.len() > limits::MAX_SUM_TERMS {
+        return Err(Error::limit(format!(
+            "a sum of {} forms; at most {} are supported",
+            spec.terms.len(),
+            limits::MAX_SUM_TERMS
+        )));
+    }
     Ok(Spec {
-        terms: vec![term],
+        terms: spec.terms.iter().map(resolve_term).collect::<Result<_>>()?,
         packs: pack::resolve(&spec.packs)?,
     })
 }
@@ -154,12 +158,13 @@ pub(crate) fn nested(spec: &Spec) -> Result<Spec> {
 
 /// Whether a canonical spec gives every tensor back bit for bit.
 pub fn is_lossless(spec: &Spec) -> Result<bool> {
-    spec.terms.iter().try_fold(true, |all, term| {
-        Ok(all
-            && match find(term)? {
-                Found::Form(def, codec) => (def.lossless)(codec, &term.options(codec)?),
-                Found::Directive(codec) => codec.name == "lossless",
-            })
+    // What a sum leaves is rounded to f32 between its terms.
+    let [term] = spec.terms.as_slice() else {
+        return Ok(false);
+    };
+    Ok(match find(term)? {
+        Found::Form(def, codec) => (def.lossless)(codec, &term.options(codec)?),
+        Found::Directive(codec) => codec.name == "lossless",
     })
 }
 

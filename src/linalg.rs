@@ -1,0 +1,1 @@
+//! Decompositions of dense matrices, through `faer`.
