@@ -63,7 +63,7 @@ const SHAPES: &[&[usize]] = &[
 
 /// f16 and bf16 hold neither denormals nor 1e30.
 fn fits(spec: &str, kind: Kind) -> bool {
-    !(spec.contains("type=") && matches!(kind, Kind::Denormal | Kind::HugeRange))
+    !(spec.contains("f16") && matches!(kind, Kind::Denormal | Kind::HugeRange))
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn lossy_forms_refuse_what_they_cannot_hold_and_name_it() {
             let lossless = form::is_lossless(&form::parse(spec).unwrap()).unwrap();
             match encode(&dense.view(), spec) {
                 Ok(t) => {
-                    assert!(lossless, "{spec} took {word}");
+                    assert!(t.form().is_exact(), "{spec} took {word}");
                     assert_eq!(t.decompress().unwrap().bytes(), dense.bytes());
                 }
                 Err(e) => {
