@@ -58,6 +58,13 @@ pub(crate) static DIRECTIVES: &[Codec] = &[
                 default: None,
                 doc: "most bits per weight, everything counted; smallest error under it",
             },
+            OptionDef {
+                key: "prefer",
+                aliases: &[],
+                kind: Kind::Choice(&["speed", "size"]),
+                default: Some("speed"),
+                doc: "whether a form with slower products must save that much more, or bytes alone count",
+            },
         ],
     },
 ];
