@@ -16,7 +16,7 @@ use crate::export;
 use crate::form::{self, EncodeContext, ErrorStats, Tensor};
 use crate::import::{self, NamedTensor};
 use crate::mmap::open_file;
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::spec::Spec;
 
 /// How a model is compressed.
@@ -31,6 +31,8 @@ pub struct CompressOptions {
     pub exclude: Option<Regex>,
     /// Threads; 0 for all cores. Bytes do not depend on it.
     pub threads: usize,
+    /// Whether reports list what was measured for each tensor.
+    pub explain: bool,
 }
 
 impl CompressOptions {
@@ -46,6 +48,7 @@ impl CompressOptions {
             tensors: Vec::new(),
             exclude: None,
             threads: 0,
+            explain: false,
         })
     }
 }
@@ -95,6 +98,45 @@ pub struct TensorReport {
     /// Seconds that it took to encode and write; absent when only looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// What was measured before the choice, best first, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<Vec<CandidateReport>>,
+}
+
+/// One form that was measured for a tensor.
+#[derive(Clone, Debug, Serialize)]
+pub struct CandidateReport {
+    /// Canonical spec.
+    pub spec: String,
+    /// Bits per weight, everything counted.
+    pub bits_per_weight: f64,
+    /// `‖W − Ŵ‖ / ‖W‖`; 0 when exact.
+    pub relative_error: f64,
+    /// `−20·log10(relative_error)`; `None` when exact.
+    pub sqnr_db: Option<f64>,
+    /// Multiplications of a product per weight and row of `x`; 1 for `dense`.
+    pub cost: f64,
+    /// Whether products read the stored parts as they lie, without decoding them first.
+    pub in_place: bool,
+    /// Whether size and error are those of the whole tensor, not of a sample.
+    pub whole: bool,
+    /// What became of it.
+    pub verdict: plan::Verdict,
+}
+
+impl CandidateReport {
+    fn new(c: &plan::Candidate) -> Self {
+        Self {
+            spec: c.spec.to_string(),
+            bits_per_weight: c.bits,
+            relative_error: c.error.relative,
+            sqnr_db: c.error.sqnr_db(),
+            cost: c.cost,
+            in_place: c.in_place,
+            whole: c.whole,
+            verdict: c.verdict,
+        }
+    }
 }
 
 /// What became of a model.
@@ -132,6 +174,7 @@ impl TensorReport {
             sqnr_db: tensor.error().sqnr_db(),
             max_abs_error: tensor.error().max_abs,
             seconds: Some(seconds),
+            candidates: None,
         }
     }
 
@@ -148,6 +191,7 @@ impl TensorReport {
             sqnr_db: entry.error().sqnr_db(),
             max_abs_error: entry.error().max_abs,
             seconds: None,
+            candidates: None,
         }
     }
 }
@@ -218,11 +262,15 @@ fn compress_model(
     in_pool(options.threads, || {
         for named in model.tensors() {
             let begun = Instant::now();
-            let tensor = compress_tensor(named, options, &watch)?;
-            writer.add(named.name(), &tensor)?;
+            let plan = compress_tensor(named, options, &watch)?;
+            writer.add(named.name(), &plan.tensor)?;
             named.forget();
             let seconds = begun.elapsed().as_secs_f64();
-            tensors.push(TensorReport::new(named.name(), &tensor, seconds));
+            let candidates = plan.candidates.iter().map(CandidateReport::new).collect();
+            tensors.push(TensorReport {
+                candidates: options.explain.then_some(candidates),
+                ..TensorReport::new(named.name(), &plan.tensor, seconds)
+            });
             watch.finish_tensor(named.name(), named.byte_len() as u64)?;
         }
         Ok(())
@@ -247,7 +295,7 @@ fn compress_tensor(
     named: &NamedTensor,
     options: &CompressOptions,
     watch: &Watch<'_, '_>,
-) -> Result<Tensor> {
+) -> Result<Plan> {
     let view = named.view();
     let cancelled = || watch.tick(named.name());
     let context = EncodeContext {
@@ -263,7 +311,7 @@ fn compress_tensor(
             Some((_, spec)) => spec.clone(),
             None => plan::spec_for(&view, &options.spec)?,
         };
-        plan::compress(&view, &spec, &context)
+        plan::choose(&view, &spec, &context)
     };
     work().map_err(|e| e.with_tensor(named.name()))
 }
