@@ -125,6 +125,11 @@ impl Frequencies {
         self.bits
     }
 
+    /// Slots of every symbol.
+    pub(crate) fn all(&self) -> &[u16; 256] {
+        &self.frequency
+    }
+
     /// Slots of a symbol; 0 for one that does not occur.
     pub(crate) fn frequency(&self, symbol: u8) -> u32 {
         self.frequency[usize::from(symbol)].into()
