@@ -166,7 +166,7 @@ macro_rules! kernels {
 
 use dense::Difference;
 use quant::{Quantizer, TILE_ROWS};
-use rans::{DecodeTable, EncodeTable, LANES};
+use rans::{DecodeTable, EncodeTable};
 
 kernels! {
     /// Encodes one tile of `rows` rows of `w` (row-major, all columns) into `tile`.
@@ -226,14 +226,14 @@ kernels! {
     fn undelta(src: &[u8], dst: &mut [u8], width: usize) =
         [bytes::undelta::portable, bytes::undelta::avx2, bytes::undelta::avx512];
 
-    /// Encodes `src`, last symbol first, and writes its words before the end of `words`,
-    /// which holds two bytes for each of `src` and 64 besides. Returns where they begin.
-    /// Only bytes with a frequency may occur.
-    fn rans_encode(table: &EncodeTable, states: &mut [u32; LANES], src: &[u8], words: &mut [u8]) -> usize =
+    /// Encodes `src`, last symbol first, with 32 or 64 states. Its words go before the end of
+    /// `words`, which holds two bytes for each of `src`; returns where they begin. Only
+    /// bytes with a frequency may occur.
+    fn rans_encode(table: &EncodeTable, states: &mut [u32], src: &[u8], words: &mut [u8]) -> usize =
         [rans::encode::portable, rans::encode::avx2, rans::encode::avx512];
-    /// Decodes all of `out` from the front of `words`. Returns the bytes of words read, or
-    /// `None` if there are too few.
-    fn rans_decode(table: &DecodeTable, states: &mut [u32; LANES], words: &[u8], out: &mut [u8]) -> Option<usize> =
+    /// Decodes all of `out` from the front of `words`, with 32 or 64 states. Returns the
+    /// bytes of words read, or `None` if there are too few.
+    fn rans_decode(table: &DecodeTable, states: &mut [u32], words: &[u8], out: &mut [u8]) -> Option<usize> =
         [rans::decode::portable, rans::decode::avx2, rans::decode::avx512];
 
     /// Bits of every element of `width` bytes moved one place up, the top one to the

@@ -1,7 +1,7 @@
 //! Interleaved range-ANS: the inner loops of an entropy coder for bytes.
 //!
-//! A symbol s has `f` of `2^p` slots, beginning at slot `c`. [`LANES`] states of 32 bits
-//! take symbols in turn: symbol k belongs to lane `k mod 32`. Decoding one:
+//! A symbol s has `f` of `2^p` slots, beginning at slot `c`. N states of 32 bits take
+//! symbols in turn: symbol k belongs to lane `k mod N`. Decoding one:
 //!
 //! ```text
 //! slot = x mod 2^p;  s = the symbol of that slot
@@ -23,9 +23,9 @@
 
 use super::autovec;
 
-/// States that take symbols in turn. Each costs about two bytes a stream; with half as
-/// many the gathers of one round no longer hide behind the other's.
-pub const LANES: usize = 32;
+/// How many states may take symbols in turn. With few, a vector waits for its own lookups
+/// and words: 64 decode a third faster than 32. Each costs about three bytes a stream.
+pub const LANES: [usize; 2] = [32, 64];
 
 /// Where the encoder's states begin and the decoder's end: the least value of a state
 /// whose turn it is.
@@ -141,12 +141,21 @@ impl EncodeTable {
 }
 
 /// Encodes `src`, last symbol first. Words go to the end of `words`, the last one
-/// foremost; returns where they begin. `words` holds at least two bytes for each of `src`
-/// and 64 besides. A byte that has no frequency must not occur.
+/// foremost; returns where they begin. `words` holds at least two bytes for each of `src`.
+/// A byte that has no frequency must not occur.
 #[inline(always)]
-fn encode_body(
+fn encode_body(table: &EncodeTable, states: &mut [u32], src: &[u8], words: &mut [u8]) -> usize {
+    match states.len() {
+        32 => encode_lanes::<32>(table, states, src, words),
+        64 => encode_lanes::<64>(table, states, src, words),
+        n => panic!("{n} states"),
+    }
+}
+
+#[inline(always)]
+fn encode_lanes<const N: usize>(
     table: &EncodeTable,
-    states: &mut [u32; LANES],
+    states: &mut [u32],
     src: &[u8],
     words: &mut [u8],
 ) -> usize {
@@ -154,7 +163,7 @@ fn encode_body(
     fn step(entry: &EncodeSymbol, x: &mut u32, word: &mut [u8; 2]) -> usize {
         *word = (*x as u16).to_le_bytes();
         let gives = *x >= entry.limit;
-        let y = if gives { *x >> 16 } else { *x };
+        let y = *x >> (16 * u32::from(gives));
         let quotient = (u128::from(y) * u128::from(entry.reciprocal) >> 64) as u32;
         // Less than 2^32, as said above; wrapping, since a byte without a frequency may
         // come in, to no use.
@@ -163,31 +172,31 @@ fn encode_body(
             .wrapping_add(quotient.wrapping_mul(entry.step));
         usize::from(gives)
     }
-    let (rounds, rest) = src.as_chunks::<LANES>();
+    let (rounds, rest) = src.as_chunks::<N>();
     let mut at = words.len();
     for (symbol, x) in rest.iter().zip(states.iter_mut()).rev() {
         let word = words[..at].last_chunk_mut().expect("room for a word");
         at -= 2 * step(&table.0[usize::from(*symbol)], x, word);
     }
-    let mut x = *states;
+    let x = states
+        .first_chunk_mut::<N>()
+        .expect("a state for each lane");
     for round in rounds.iter().rev() {
-        let room: &mut [u8; 2 * LANES] = words[..at].last_chunk_mut().expect("room for a round");
-        let room = room.as_chunks_mut::<2>().0;
-        let mut free = LANES;
-        for lane in (0..LANES).rev() {
+        let room = words[at - 2 * N..at].as_chunks_mut::<2>().0;
+        let mut free = N;
+        for lane in (0..N).rev() {
             let entry = &table.0[usize::from(round[lane])];
-            free -= step(entry, &mut x[lane], &mut room[(free - 1) % LANES]);
+            free -= step(entry, &mut x[lane], &mut room[(free - 1) % N]);
         }
-        at -= 2 * (LANES - free);
+        at -= 2 * (N - free);
     }
-    *states = x;
     at
 }
 
 autovec! {
     /// Encodes a segment; see `encode_body`.
     encode = encode_body; fn(
-        table: &EncodeTable, states: &mut [u32; LANES], src: &[u8], words: &mut [u8],
+        table: &EncodeTable, states: &mut [u32], src: &[u8], words: &mut [u8],
     ) -> usize
 }
 
@@ -214,16 +223,30 @@ impl DecodeTable {
 #[inline(always)]
 fn decode_body(
     table: &DecodeTable,
-    states: &mut [u32; LANES],
+    states: &mut [u32],
     words: &[u8],
     out: &mut [u8],
 ) -> Option<usize> {
-    let (rounds, rest) = out.as_chunks_mut::<LANES>();
+    match states.len() {
+        32 => decode_lanes::<32>(table, states, words, out),
+        64 => decode_lanes::<64>(table, states, words, out),
+        n => panic!("{n} states"),
+    }
+}
+
+#[inline(always)]
+fn decode_lanes<const N: usize>(
+    table: &DecodeTable,
+    states: &mut [u32],
+    words: &[u8],
+    out: &mut [u8],
+) -> Option<usize> {
+    let (rounds, rest) = out.as_chunks_mut::<N>();
     let mut at = 0;
     let mut rounds = rounds.iter_mut();
     let mut last = None;
     for round in rounds.by_ref() {
-        let Some(next) = words[at..].first_chunk::<{ 2 * LANES }>() else {
+        let Some(next) = words.get(at..at + 2 * N) else {
             last = Some(round);
             break;
         };
@@ -232,10 +255,11 @@ fn decode_body(
         for (symbol, state) in round.iter_mut().zip(states.iter_mut()) {
             let x;
             (*symbol, x) = table.step(*state);
-            let word = u32::from(u16::from_le_bytes(next[taken % LANES]));
-            let wants = x < START;
-            *state = if wants { x << 16 | word } else { x };
-            taken += usize::from(wants);
+            // Without a branch, which nothing could foretell.
+            let word = u32::from(u16::from_le_bytes(next[taken % N]));
+            let wants = u32::from(x < START);
+            *state = x << (16 * wants) | word & wants.wrapping_neg();
+            taken += wants as usize;
         }
         at += 2 * taken;
     }
@@ -261,11 +285,11 @@ fn decode_body(
 }
 
 pub(crate) mod decode {
-    use super::{DecodeTable, LANES, decode_body};
+    use super::{DecodeTable, decode_body};
 
     pub(crate) fn portable(
         table: &DecodeTable,
-        states: &mut [u32; LANES],
+        states: &mut [u32],
         words: &[u8],
         out: &mut [u8],
     ) -> Option<usize> {
@@ -280,42 +304,42 @@ pub(crate) mod decode {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{DecodeTable, LANES, PACKED_BITS, decode_body};
-
-    /// Lanes of the AVX-512 vectors.
-    const WIDE: usize = LANES / 16;
+    use super::{DecodeTable, PACKED_BITS, decode_body};
 
     #[target_feature(
         enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
     )]
     pub(crate) fn decode_avx512(
         table: &DecodeTable,
-        states: &mut [u32; LANES],
+        states: &mut [u32],
         words: &[u8],
         out: &mut [u8],
     ) -> Option<usize> {
-        let (symbols, at) = if table.bits <= PACKED_BITS {
-            rounds_avx512::<true>(table, states, words, out)
-        } else {
-            rounds_avx512::<false>(table, states, words, out)
+        let rounds = match (states.len(), table.bits <= PACKED_BITS) {
+            (32, true) => rounds_avx512::<32, 2, true>,
+            (32, false) => rounds_avx512::<32, 2, false>,
+            (64, true) => rounds_avx512::<64, 4, true>,
+            (64, false) => rounds_avx512::<64, 4, false>,
+            (n, _) => panic!("{n} states"),
         };
+        let (symbols, at) = rounds(table, states, words, out);
         Some(at + decode_body(table, states, &words[at..], &mut out[symbols..])?)
     }
 
-    /// Whole rounds while there is a full load of words for each: the symbols decoded, and
-    /// the bytes of words read.
+    /// Whole rounds of `N` lanes while there is a full load of words for each: the symbols
+    /// decoded, and the bytes of words read.
     #[inline]
     #[target_feature(
         enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
     )]
-    fn rounds_avx512<const PACKED: bool>(
+    fn rounds_avx512<const N: usize, const VECTORS: usize, const PACKED: bool>(
         table: &DecodeTable,
-        states: &mut [u32; LANES],
+        states: &mut [u32],
         words: &[u8],
         out: &mut [u8],
     ) -> (usize, usize) {
         let lookup = lookup::<PACKED>(table);
-        let mut x = [_mm512_setzero_si512(); WIDE];
+        let mut x = [_mm512_setzero_si512(); VECTORS];
         for (x, states) in x.iter_mut().zip(states.as_chunks::<16>().0) {
             // SAFETY: reads 64 bytes through a reference to 16 u32, at any alignment.
             *x = unsafe { _mm512_loadu_si512(states.as_ptr().cast()) };
@@ -323,8 +347,8 @@ mod x86 {
         let mask = _mm512_set1_epi32((1 << table.bits) - 1);
         let shift = _mm512_set1_epi32(table.bits as i32);
         let (mut symbols, mut at) = (0, 0);
-        for round in out.as_chunks_mut::<LANES>().0 {
-            let Some(next) = words[at..].first_chunk::<{ 2 * LANES }>() else {
+        for round in out.as_chunks_mut::<N>().0 {
+            let Some(next) = words.get(at..at + 2 * N) else {
                 break;
             };
             let mut taken = 0;
@@ -365,7 +389,7 @@ mod x86 {
                 taken += 2 * wants.count_ones() as usize;
             }
             at += taken;
-            symbols += LANES;
+            symbols += N;
         }
         for (x, states) in x.iter().zip(states.as_chunks_mut::<16>().0) {
             // SAFETY: writes 64 bytes through a reference to 16 u32.
@@ -408,29 +432,32 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
     pub(crate) fn decode_avx2(
         table: &DecodeTable,
-        states: &mut [u32; LANES],
+        states: &mut [u32],
         words: &[u8],
         out: &mut [u8],
     ) -> Option<usize> {
-        let (symbols, at) = if table.bits <= PACKED_BITS {
-            rounds_avx2::<true>(table, states, words, out)
-        } else {
-            rounds_avx2::<false>(table, states, words, out)
+        let rounds = match (states.len(), table.bits <= PACKED_BITS) {
+            (32, true) => rounds_avx2::<32, 4, true>,
+            (32, false) => rounds_avx2::<32, 4, false>,
+            (64, true) => rounds_avx2::<64, 8, true>,
+            (64, false) => rounds_avx2::<64, 8, false>,
+            (n, _) => panic!("{n} states"),
         };
+        let (symbols, at) = rounds(table, states, words, out);
         Some(at + decode_body(table, states, &words[at..], &mut out[symbols..])?)
     }
 
     /// As [`rounds_avx512`], with eight lanes a vector.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-    fn rounds_avx2<const PACKED: bool>(
+    fn rounds_avx2<const N: usize, const VECTORS: usize, const PACKED: bool>(
         table: &DecodeTable,
-        states: &mut [u32; LANES],
+        states: &mut [u32],
         words: &[u8],
         out: &mut [u8],
     ) -> (usize, usize) {
         let lookup = lookup::<PACKED>(table);
-        let mut x = [_mm256_setzero_si256(); LANES / 8];
+        let mut x = [_mm256_setzero_si256(); VECTORS];
         for (x, states) in x.iter_mut().zip(states.as_chunks::<8>().0) {
             // SAFETY: reads 32 bytes through a reference to 8 u32, at any alignment.
             *x = unsafe { _mm256_loadu_si256(states.as_ptr().cast()) };
@@ -438,12 +465,12 @@ mod x86 {
         let mask = _mm256_set1_epi32((1 << table.bits) - 1);
         let shift = _mm256_set1_epi32(table.bits as i32);
         let (mut symbols, mut at) = (0, 0);
-        for round in out.as_chunks_mut::<LANES>().0 {
-            let Some(next) = words[at..].first_chunk::<{ 2 * LANES }>() else {
+        for round in out.as_chunks_mut::<N>().0 {
+            let Some(next) = words.get(at..at + 2 * N) else {
                 break;
             };
             let mut taken = 0;
-            let mut decoded = [_mm256_setzero_si256(); LANES / 8];
+            let mut decoded = [_mm256_setzero_si256(); VECTORS];
             for (x, decoded) in x.iter_mut().zip(&mut decoded) {
                 let slot = _mm256_and_si256(*x, mask);
                 let high = _mm256_srlv_epi32(*x, shift);
@@ -500,7 +527,7 @@ mod x86 {
                 unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes) };
             }
             at += taken;
-            symbols += LANES;
+            symbols += N;
         }
         for (x, states) in x.iter().zip(states.as_chunks_mut::<8>().0) {
             // SAFETY: writes 32 bytes through a reference to 8 u32.

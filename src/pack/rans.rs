@@ -17,7 +17,8 @@
 //!   coded:    the table of frequencies, as in frequencies.rs; no symbol has all 2^p
 //! the bytes of the raw segments
 //! if a segment is coded
-//!   states  32 × u32 lane 0 first, each at least 2^16
+//!   lanes   u8       32 or 64
+//!   states  u32      one for each lane, lane 0 first, each at least 2^16
 //!   words   u16      to the end
 //! ```
 //!
@@ -28,11 +29,13 @@
 //! The encoder cuts where a byte plane of `shuffle` ends (by the buffer's element width)
 //! and into pieces of 16 KiB, and joins neighbours that are smaller with one table. What
 //! would shrink by less than 1/64 is kept raw, which costs a copy to decode. It takes
-//! p = 12 unless rare symbols, which have at least one slot of 2^p, make 14 worth a
-//! somewhat slower decoder, or the segment is so short that the table counts.
+//! p = 12 unless rare symbols, which have at least one slot of 2^p, make 14 worth half the
+//! decoding speed, or the segment is so short that the table counts. It takes 64 lanes,
+//! which decode a third faster than 32, from 32 KiB of output on: a lane costs some three
+//! bytes.
 //!
-//! *Loses* to `zstd` where bytes repeat, and on chunks of a few hundred bytes, for the 128
-//! bytes of states.
+//! *Loses* to `zstd` where bytes repeat, and on chunks of a few hundred bytes, for the
+//! states.
 //!
 //! Source of the method: J. Duda, "Asymmetric numeral systems", 2013; interleaving: F.
 //! Giesen, "Interleaved entropy coders", 2014.
@@ -65,8 +68,8 @@ const MOST: usize = 255;
 const RAW: u8 = 0;
 const CONSTANT: u8 = 1;
 
-/// Bytes of states in front of the words.
-const STATES: usize = 4 * LANES;
+/// Bytes of output from which on many lanes cost less than 0.3 % of it.
+const MANY_LANES_FROM: f64 = 32768.0;
 
 /// Usual p, that for rare symbols, and that for short segments.
 const USUAL_BITS: u32 = 12;
@@ -78,6 +81,7 @@ struct Rans {
     width: usize,
 }
 
+/// What becomes of a segment.
 #[derive(Debug)]
 enum Kind {
     Raw,
@@ -89,6 +93,8 @@ enum Kind {
 struct Segment {
     len: usize,
     kind: Kind,
+    /// Bits that it takes, about. 0 when read.
+    cost: f64,
 }
 
 /// Neighbouring bytes that may become a segment.
@@ -134,19 +140,15 @@ impl Piece {
         let single = (0u8..=255)
             .zip(self.histogram)
             .find(|(_, h)| *h as usize == len);
-        let kind = match single {
-            Some((symbol, _)) => Kind::Constant(symbol),
-            None if !pays(entropy_bits(&self.histogram), raw) => Kind::Raw,
-            None => {
-                let (frequencies, cost) = self.fit();
-                if pays(cost, raw) {
-                    Kind::Coded(frequencies)
-                } else {
-                    Kind::Raw
-                }
-            }
+        let (kind, cost) = match single {
+            Some((symbol, _)) => (Kind::Constant(symbol), 8.0),
+            None if !pays(entropy_bits(&self.histogram), raw) => (Kind::Raw, raw),
+            None => match self.fit() {
+                (frequencies, cost) if pays(cost, raw) => (Kind::Coded(frequencies), cost),
+                _ => (Kind::Raw, raw),
+            },
         };
-        Segment { len, kind }
+        Segment { len, kind, cost }
     }
 
     /// Frequencies, and what the segment takes with them in bits.
@@ -167,8 +169,8 @@ impl Piece {
                 best = f;
             }
         };
-        if cost > entropy_bits(&self.histogram) * 1.005 {
-            consider(FINE_BITS, 1.005);
+        if cost > entropy_bits(&self.histogram) * 1.01 {
+            consider(FINE_BITS, 1.01);
         } else if table > cost / 64.0 {
             consider(SHORT_BITS, 1.0);
         }
@@ -202,7 +204,7 @@ fn segments(src: &[u8], width: usize) -> Vec<Segment> {
     joined.iter().map(Piece::segment).collect()
 }
 
-/// Everything but the words, states included, appended to `dst`; the words returned.
+/// Appends everything but the words, which go to the end of `words`: where they begin.
 fn encode_with(src: &[u8], segments: &[Segment], words: &mut Vec<u8>, dst: &mut Vec<u8>) -> usize {
     dst.push(segments.len() as u8);
     let mut coded = 0;
@@ -228,12 +230,13 @@ fn encode_with(src: &[u8], segments: &[Segment], words: &mut Vec<u8>, dst: &mut 
     if coded == 0 {
         return words.len();
     }
-    let room = 2 * coded + 2 * LANES;
-    if words.len() < room {
-        words.resize(room, 0);
+    if words.len() < 2 * coded {
+        words.resize(2 * coded, 0);
     }
     let mut begin = words.len();
-    let mut states = [START; LANES];
+    let bytes = segments.iter().map(|s| s.cost).sum::<f64>() / 8.0;
+    let lanes = LANES[usize::from(bytes >= MANY_LANES_FROM)];
+    let mut states = vec![START; lanes];
     for segment in segments.iter().rev() {
         at -= segment.len;
         if let Kind::Coded(frequencies) = &segment.kind {
@@ -242,6 +245,7 @@ fn encode_with(src: &[u8], segments: &[Segment], words: &mut Vec<u8>, dst: &mut 
             begin = kernel::best().rans_encode(&table, &mut states, src, &mut words[..begin]);
         }
     }
+    dst.push(lanes as u8);
     for state in states {
         dst.extend_from_slice(&state.to_le_bytes());
     }
@@ -270,6 +274,7 @@ impl Pack for Rans {
             let raw = Segment {
                 len: src.len(),
                 kind: Kind::Raw,
+                cost: src.len() as f64 * 8.0,
             };
             encode_with(src, &[raw], &mut words, dst);
         }
@@ -300,19 +305,11 @@ impl Pack for Rans {
         let Some((mut raw, rest)) = rest.split_at_checked(raw) else {
             return Err(Error::corrupt("rans is cut inside its raw bytes"));
         };
-        let (mut states, mut words) = ([START; LANES], rest);
-        if coded {
-            let Some((bytes, rest)) = rest.split_at_checked(STATES) else {
-                return Err(Error::corrupt("rans is cut inside its states"));
-            };
-            for (state, bytes) in states.iter_mut().zip(bytes.as_chunks().0) {
-                *state = u32::from_le_bytes(*bytes);
-            }
-            if states.iter().any(|x| *x < START) {
-                return Err(Error::corrupt("a rans state below 2^16"));
-            }
-            words = rest;
-        }
+        let (mut states, mut words) = if coded {
+            take_states(rest)?
+        } else {
+            (Vec::new(), rest)
+        };
         let mut out = grow(dst, len);
         for segment in &segments {
             let (part, rest) = out.split_at_mut(segment.len);
@@ -332,11 +329,29 @@ impl Pack for Rans {
                 }
             }
         }
-        if !words.is_empty() || states != [START; LANES] {
+        if !words.is_empty() || states.iter().any(|x| *x != START) {
             return Err(Error::corrupt("rans does not end where it should"));
         }
         Ok(())
     }
+}
+
+/// The states, and what follows them.
+fn take_states(src: &[u8]) -> Result<(Vec<u32>, &[u8])> {
+    let mut rest = src;
+    let lanes = usize::from(take_byte(&mut rest)?);
+    if !LANES.contains(&lanes) {
+        return Err(Error::corrupt(format!("rans of {lanes} lanes")));
+    }
+    let Some((bytes, rest)) = rest.split_at_checked(4 * lanes) else {
+        return Err(Error::corrupt("rans is cut inside its states"));
+    };
+    let bytes = bytes.as_chunks().0.iter();
+    let states: Vec<u32> = bytes.map(|b| u32::from_le_bytes(*b)).collect();
+    if states.iter().any(|x| *x < START) {
+        return Err(Error::corrupt("a rans state below 2^16"));
+    }
+    Ok((states, rest))
 }
 
 fn take_segment(src: &mut &[u8]) -> Result<Segment> {
@@ -354,13 +369,17 @@ fn take_segment(src: &mut &[u8]) -> Result<Segment> {
         }
         kind => return Err(Error::corrupt(format!("rans segment of kind {kind}"))),
     };
-    Ok(Segment { len, kind })
+    Ok(Segment {
+        len,
+        kind,
+        cost: 0.0,
+    })
 }
 
 fn take_byte(src: &mut &[u8]) -> Result<u8> {
     let (byte, rest) = src
         .split_first()
-        .ok_or_else(|| Error::corrupt("rans is cut inside its segments"))?;
+        .ok_or_else(|| Error::corrupt("rans is cut"))?;
     *src = rest;
     Ok(*byte)
 }
