@@ -169,8 +169,8 @@ impl Piece {
                 best = f;
             }
         };
-        if cost > entropy_bits(&self.histogram) * 1.01 {
-            consider(FINE_BITS, 1.01);
+        if cost > entropy_bits(&self.histogram) * 1.005 {
+            consider(FINE_BITS, 1.005);
         } else if table > cost / 64.0 {
             consider(SHORT_BITS, 1.0);
         }
@@ -406,4 +406,228 @@ fn take_varint(src: &mut &[u8]) -> Result<usize> {
         }
     }
     Err(Error::corrupt("rans length of more than five bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    struct XorShift(u64);
+
+    impl XorShift {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+
+        /// A round bell about 128, of about this width.
+        fn bell(&mut self, width: u64) -> u8 {
+            let sum: u64 = (0..4).map(|_| (self.next() >> 20) % (width + 1)).sum();
+            (128 + sum - 2 * width) as u8
+        }
+    }
+
+    fn encode(src: &[u8], width: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        Rans { width }.encode(src, &mut out).unwrap();
+        out
+    }
+
+    fn decode(src: &[u8], max_len: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Rans { width: 1 }.decode(src, max_len, &mut out)?;
+        Ok(out)
+    }
+
+    fn kinds(src: &[u8], width: usize) -> Vec<(usize, u8)> {
+        let kind = |k: &Kind| match k {
+            Kind::Raw => RAW,
+            Kind::Constant(_) => CONSTANT,
+            Kind::Coded(f) => f.bits() as u8,
+        };
+        let all = segments(src, width);
+        all.iter().map(|s| (s.len, kind(&s.kind))).collect()
+    }
+
+    #[test]
+    fn layout_is_as_written() {
+        assert!(encode(&[], 4).is_empty());
+        assert_eq!(encode(&[9], 1), [1, 1, RAW, 9]);
+        assert_eq!(encode(&[9, 8, 7], 2), [1, 3, RAW, 9, 8, 7]);
+        assert_eq!(encode(&[5; 300], 1), [1, 0xac, 2, CONSTANT, 5]);
+        // Two symbols, as likely as each other, in turn: a bit each, and 32 states.
+        let src: Vec<u8> = (0..2048).map(|i| (i / 3 % 2) as u8).collect();
+        let coded = encode(&src, 1);
+        let head = [1, 0x80, 16, 12];
+        assert_eq!(coded[..4], head);
+        let (_, table) = Frequencies::read(&coded[4..], 12).unwrap();
+        assert_eq!(coded[4 + table], 32);
+        let words = coded.len() - 5 - table - 4 * 32;
+        // What the states hold is not in the words.
+        assert!((256 - 64..=256).contains(&words), "{words}");
+        assert_eq!(decode(&coded, 2048).unwrap(), src);
+    }
+
+    #[test]
+    fn planes_and_pieces_are_cut_where_it_pays() {
+        let mut x = XorShift(1);
+        let mut planes: Vec<u8> = Vec::new();
+        planes.extend((0..40_000).map(|_| x.next() as u8));
+        planes.extend((0..40_000).map(|_| x.bell(3)));
+        let found = kinds(&planes, 2);
+        assert_eq!(found, [(40_000, RAW), (40_000, 12)]);
+        // Not known as planes, they are cut at the next piece.
+        let found = kinds(&planes, 1);
+        let cut = [3 * PIECE, 2 * PIECE];
+        assert!(found.len() <= 3 && cut.contains(&found[0].0), "{found:?}");
+        // One bell is one segment, and its tail is not another.
+        let bell: Vec<u8> = (0..200_003).map(|_| x.bell(9)).collect();
+        assert_eq!(kinds(&bell, 1), [(200_003, 12)]);
+        assert_eq!(kinds(&bell, 4), [(200_003, 12)]);
+        let mut zeros = bell;
+        zeros[..2 * PIECE].fill(0);
+        let rest = 200_003 - 2 * PIECE;
+        assert_eq!(kinds(&zeros, 1), [(2 * PIECE, CONSTANT), (rest, 12)]);
+        // However long, few enough for the count.
+        let mut long: Vec<u8> = (0..5 << 20).map(|_| x.bell(2)).collect();
+        for (i, piece) in long.chunks_mut(PIECE).enumerate() {
+            piece
+                .iter_mut()
+                .for_each(|b| *b = b.wrapping_add((i * 50) as u8));
+        }
+        for width in [1, 8] {
+            let coded = encode(&long, width);
+            assert!(coded[0] > 100);
+            assert!(decode(&coded, long.len()).unwrap() == long);
+        }
+    }
+
+    /// Everything counted, in chunks as buffers have them.
+    #[test]
+    fn sizes_are_near_the_entropy() {
+        let mut x = XorShift(2);
+        let mut check = |what: &str, most: f64, f: &mut dyn FnMut(&mut XorShift) -> u8| {
+            let src: Vec<u8> = (0..256 << 10).map(|_| f(&mut x)).collect();
+            let entropy = entropy_bits(&histogram(&src)) / 8.0;
+            let coded = encode(&src, 1);
+            let over = coded.len() as f64 / entropy - 1.0;
+            assert!((0.0..most).contains(&over), "{what}: {over}");
+            assert!(decode(&coded, src.len()).unwrap() == src);
+        };
+        for width in [1, 2, 5, 12, 40] {
+            check(&format!("bell {width}"), 0.006, &mut |x| x.bell(width));
+        }
+        for percent in [1, 5, 10, 20, 50] {
+            let mut byte = |x: &mut XorShift| {
+                (0..8).fold(0, |b, i| {
+                    b | u8::from((x.next() >> 20) % 100 < percent) << i
+                })
+            };
+            let most = if percent == 50 { f64::MAX } else { 0.015 };
+            check(&format!("mask {percent} %"), most, &mut byte);
+        }
+        // One symbol in a thousand is another: 374 bytes of entropy, 128 of states.
+        check("spike", 0.35, &mut |x| {
+            u8::from((x.next() >> 20) % 1000 == 0)
+        });
+    }
+
+    #[test]
+    fn every_length_about_a_round_comes_back() {
+        let mut x = XorShift(3);
+        for width in [0, 1, 3, 20] {
+            for len in (0..400).chain(4000..4130).chain(70_000..70_004) {
+                let src: Vec<u8> = (0..len).map(|_| x.bell(width)).collect();
+                for planes in [1, 4] {
+                    let coded = encode(&src, planes);
+                    assert!(decode(&coded, len).unwrap() == src, "{width} {len}");
+                    if len > 0 {
+                        assert!(decode(&coded, len - 1).is_err());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_found_or_keeps_the_length() {
+        let mut x = XorShift(4);
+        let mut src: Vec<u8> = (0..3000).map(|_| x.bell(4)).collect();
+        src.extend((0..3000).map(|_| x.next() as u8));
+        let coded = encode(&src, 2);
+        assert_eq!(coded[0], 2);
+        for cut in 0..coded.len() {
+            assert_eq!(
+                decode(&coded[..cut], 6000).map_err(|e| e.kind()).err(),
+                (cut > 0).then_some(ErrorKind::Corrupt)
+            );
+        }
+        let mut missed = 0;
+        for bit in 0..coded.len() * 8 {
+            let mut bad = coded.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            match decode(&bad, 6000) {
+                Ok(out) => {
+                    assert!(out.len() <= 6000);
+                    // Raw bytes are guarded by the chunk's checksum alone. Of the coded
+                    // ones, symbols of one frequency can stand for each other in the last
+                    // round.
+                    missed += usize::from(out[3000..] == src[3000..]);
+                }
+                Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt),
+            }
+        }
+        assert!(missed < 10, "{missed}");
+        let longer = [&coded[..], &[0, 0]].concat();
+        assert!(decode(&longer, 6000).is_err());
+    }
+
+    #[test]
+    fn lies_are_errors() {
+        for bad in [
+            &[0, 1][..],
+            &[1],
+            &[1, 0, RAW],
+            &[1, 1, RAW],
+            &[1, 1, RAW, 5, 5],
+            &[1, 1, CONSTANT],
+            &[1, 1, CONSTANT, 5, 5],
+            &[1, 1, 2, 5],
+            &[1, 1, 7, 5, 5],
+            &[1, 1, 15, 5, 5],
+            // All slots of one symbol.
+            &[1, 1, 12, 5, 5, 32],
+            &[1, 0xff, 0xff, 0xff, 0xff, 0x1f, CONSTANT, 5],
+            &[1, 0x80, 0x80, 0x80, 0x80, 0x80, 0, CONSTANT, 5],
+        ] {
+            let e = decode(bad, usize::MAX).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Corrupt, "{bad:?}");
+        }
+        // The most that can be claimed is refused before it is asked for.
+        let most = [1, 0xff, 0xff, 0xff, 0xff, 0x0f, CONSTANT, 5];
+        let e = decode(&most, 1 << 20).unwrap_err();
+        assert!(e.message().contains("more than"), "{e}");
+        assert_eq!(decode(&[1, 3, CONSTANT, 5], 3).unwrap(), [5; 3]);
+    }
+
+    #[test]
+    fn a_state_below_its_least_is_refused() {
+        let mut x = XorShift(6);
+        let src: Vec<u8> = (0..2000).map(|_| x.bell(2)).collect();
+        let coded = encode(&src, 1);
+        let (_, table) = Frequencies::read(&coded[4..], coded[3].into()).unwrap();
+        let lanes = 4 + table;
+        for (at, value) in [(lanes, 16), (lanes, 33), (lanes, 0)] {
+            let mut bad = coded.clone();
+            bad[at] = value;
+            assert!(decode(&bad, 2000).is_err());
+        }
+        let mut bad = coded.clone();
+        bad[lanes + 1..lanes + 5].copy_from_slice(&0xffffu32.to_le_bytes());
+        let e = decode(&bad, 2000).unwrap_err();
+        assert!(e.message().contains("below"), "{e}");
+    }
 }
