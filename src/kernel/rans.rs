@@ -21,8 +21,6 @@
 //! above, a table of such words would leave the L1 cache, and two gathers, of the symbol
 //! and then of f and c, are faster.
 
-use super::autovec;
-
 /// How many states may take symbols in turn. With few, a vector waits for its own lookups
 /// and words: 64 decode a third faster than 32. Each costs about three bytes a stream.
 pub const LANES: [usize; 2] = [32, 64];
@@ -60,13 +58,8 @@ impl DecodeTable {
             bits,
             packed: Vec::new(),
             symbols: Vec::new(),
-            ranges: [0; 256],
+            ranges: ranges(frequency),
         };
-        let mut start = 0;
-        for (range, f) in table.ranges.iter_mut().zip(frequency) {
-            *range = u32::from(*f) | start << 16;
-            start += u32::from(*f);
-        }
         if bits <= PACKED_BITS {
             table.packed.reserve_exact(slots);
             for (symbol, f) in (0u32..).zip(frequency) {
@@ -95,9 +88,24 @@ fn check(frequency: &[u16; 256], bits: u32) {
     assert!(frequency.iter().all(|f| u32::from(*f) < sum));
 }
 
+/// By symbol: f, `c << 16`.
+fn ranges(frequency: &[u16; 256]) -> [u32; 256] {
+    let mut start = 0;
+    frequency.map(|f| {
+        let range = u32::from(f) | start << 16;
+        start += u32::from(f);
+        range
+    })
+}
+
 /// What the encoder looks up, by symbol.
 #[derive(Debug)]
-pub struct EncodeTable([EncodeSymbol; 256]);
+pub struct EncodeTable {
+    bits: u32,
+    symbols: [EncodeSymbol; 256],
+    /// By symbol: f, `c << 16`.
+    ranges: [u32; 256],
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct EncodeSymbol {
@@ -115,10 +123,10 @@ impl EncodeTable {
     /// Of the frequencies that [`DecodeTable::new`] takes.
     pub fn new(frequency: &[u16; 256], bits: u32) -> Self {
         check(frequency, bits);
-        let mut table = [EncodeSymbol::default(); 256];
-        let mut start = 0;
-        for (symbol, f) in table.iter_mut().zip(frequency) {
-            let f = u32::from(*f);
+        let mut symbols = [EncodeSymbol::default(); 256];
+        let ranges = ranges(frequency);
+        for (symbol, range) in symbols.iter_mut().zip(ranges) {
+            let (f, start) = (range & 0xffff, range >> 16);
             if f > 0 {
                 let step = (1 << bits) - f;
                 // Rounded up: too large by less than 1 / f for any x of 32 bits. For
@@ -134,9 +142,12 @@ impl EncodeTable {
                     bias,
                 };
             }
-            start += f;
         }
-        Self(table)
+        Self {
+            bits,
+            symbols,
+            ranges,
+        }
     }
 }
 
@@ -176,7 +187,7 @@ fn encode_lanes<const N: usize>(
     let mut at = words.len();
     for (symbol, x) in rest.iter().zip(states.iter_mut()).rev() {
         let word = words[..at].last_chunk_mut().expect("room for a word");
-        at -= 2 * step(&table.0[usize::from(*symbol)], x, word);
+        at -= 2 * step(&table.symbols[usize::from(*symbol)], x, word);
     }
     let x = states
         .first_chunk_mut::<N>()
@@ -185,7 +196,7 @@ fn encode_lanes<const N: usize>(
         let room = words[at - 2 * N..at].as_chunks_mut::<2>().0;
         let mut free = N;
         for lane in (0..N).rev() {
-            let entry = &table.0[usize::from(round[lane])];
+            let entry = &table.symbols[usize::from(round[lane])];
             free -= step(entry, &mut x[lane], &mut room[(free - 1) % N]);
         }
         at -= 2 * (N - free);
@@ -193,11 +204,31 @@ fn encode_lanes<const N: usize>(
     at
 }
 
-autovec! {
-    /// Encodes a segment; see `encode_body`.
-    encode = encode_body; fn(
-        table: &EncodeTable, states: &mut [u32], src: &[u8], words: &mut [u8],
-    ) -> usize
+pub(crate) mod encode {
+    use super::{EncodeTable, encode_body};
+
+    pub(crate) fn portable(
+        table: &EncodeTable,
+        states: &mut [u32],
+        src: &[u8],
+        words: &mut [u8],
+    ) -> usize {
+        encode_body(table, states, src, words)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+    pub(crate) fn avx2(
+        table: &EncodeTable,
+        states: &mut [u32],
+        src: &[u8],
+        words: &mut [u8],
+    ) -> usize {
+        encode_body(table, states, src, words)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) use super::x86::encode_avx512 as avx512;
 }
 
 impl DecodeTable {
@@ -304,7 +335,93 @@ pub(crate) mod decode {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{DecodeTable, PACKED_BITS, decode_body};
+    use super::{DecodeTable, EncodeTable, PACKED_BITS, decode_body, encode_body};
+
+    #[target_feature(
+        enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
+    )]
+    pub(crate) fn encode_avx512(
+        table: &EncodeTable,
+        states: &mut [u32],
+        src: &[u8],
+        words: &mut [u8],
+    ) -> usize {
+        let (whole, rest) = src.split_at(src.len() - src.len() % states.len());
+        let at = encode_body(table, states, rest, words);
+        match states.len() {
+            32 => encode_rounds_avx512::<32, 2>(table, states, whole, &mut words[..at]),
+            64 => encode_rounds_avx512::<64, 4>(table, states, whole, &mut words[..at]),
+            n => panic!("{n} states"),
+        }
+    }
+
+    /// Whole rounds of `N` lanes. Quotients are those of doubles, rounded down: with x
+    /// below 2^32 and f below 2^14, `x / f` is too far from the next whole number to be
+    /// rounded to it.
+    #[inline]
+    #[target_feature(
+        enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
+    )]
+    fn encode_rounds_avx512<const N: usize, const VECTORS: usize>(
+        table: &EncodeTable,
+        states: &mut [u32],
+        src: &[u8],
+        words: &mut [u8],
+    ) -> usize {
+        let mut x = [_mm512_setzero_si512(); VECTORS];
+        for (x, states) in x.iter_mut().zip(states.as_chunks::<16>().0) {
+            // SAFETY: reads 64 bytes through a reference to 16 u32, at any alignment.
+            *x = unsafe { _mm512_loadu_si512(states.as_ptr().cast()) };
+        }
+        let slots = _mm512_set1_epi32(1 << table.bits);
+        let shift = _mm512_set1_epi32(32 - table.bits as i32);
+        let mut at = words.len();
+        for round in src.as_chunks::<N>().0.iter().rev() {
+            for (x, symbols) in x.iter_mut().zip(round.as_chunks::<16>().0).rev() {
+                // SAFETY: reads 16 bytes through a reference to 16 bytes.
+                let symbols = unsafe { _mm_loadu_si128(symbols.as_ptr().cast()) };
+                let symbols = _mm512_cvtepu8_epi32(symbols);
+                // SAFETY: a byte is less than 256, of which there are entries.
+                let range =
+                    unsafe { _mm512_i32gather_epi32::<4>(symbols, table.ranges.as_ptr().cast()) };
+                let f = _mm512_and_si512(range, _mm512_set1_epi32(0xffff));
+                let start = _mm512_srli_epi32::<16>(range);
+                let gives = _mm512_cmpge_epu32_mask(*x, _mm512_sllv_epi32(f, shift));
+                // The words given away to the upper end of a vector, which ends where
+                // the last ones begin. What is below is written over by the next.
+                let count = gives.count_ones();
+                let top = !(0xffff >> count) as u16;
+                let word = _mm512_maskz_compress_epi32(gives, *x);
+                let word = _mm512_cvtepi32_epi16(_mm512_maskz_expand_epi32(top, word));
+                let room = words[..at].last_chunk_mut::<32>();
+                let room = room.expect("two bytes for each symbol");
+                // SAFETY: writes 32 bytes through a reference to 32 bytes.
+                unsafe { _mm256_storeu_si256(room.as_mut_ptr().cast(), word) };
+                at -= 2 * count as usize;
+                let y = _mm512_mask_srli_epi32::<16>(*x, gives, *x);
+                let divide = |y: __m256i, f: __m256i| {
+                    let quotient = _mm512_div_pd(_mm512_cvtepu32_pd(y), _mm512_cvtepu32_pd(f));
+                    _mm512_cvttpd_epu32(quotient)
+                };
+                let low = divide(_mm512_castsi512_si256(y), _mm512_castsi512_si256(f));
+                let high = divide(
+                    _mm512_extracti64x4_epi64::<1>(y),
+                    _mm512_extracti64x4_epi64::<1>(f),
+                );
+                let quotient = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+                let step = _mm512_sub_epi32(slots, f);
+                *x = _mm512_add_epi32(
+                    _mm512_add_epi32(y, start),
+                    _mm512_mullo_epi32(quotient, step),
+                );
+            }
+        }
+        for (x, states) in x.iter().zip(states.as_chunks_mut::<16>().0) {
+            // SAFETY: writes 64 bytes through a reference to 16 u32.
+            unsafe { _mm512_storeu_si512(states.as_mut_ptr().cast(), *x) };
+        }
+        at
+    }
 
     #[target_feature(
         enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
