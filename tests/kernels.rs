@@ -619,7 +619,7 @@ fn naive_rans(f: &[u16; 256], bits: u32, lanes: usize, src: &[u8]) -> (Vec<u32>,
             words.push(*x as u16);
             *x >>= 16;
         }
-        *x = (*x / f << bits) + *x % f + start;
+        *x = ((*x / f) << bits) + *x % f + start;
     }
     let words = words.iter().rev().flat_map(|w| w.to_le_bytes());
     (states.iter().map(|x| *x as u32).collect(), words.collect())

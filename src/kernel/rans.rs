@@ -175,7 +175,7 @@ fn encode_lanes<const N: usize>(
         *word = (*x as u16).to_le_bytes();
         let gives = *x >= entry.limit;
         let y = *x >> (16 * u32::from(gives));
-        let quotient = (u128::from(y) * u128::from(entry.reciprocal) >> 64) as u32;
+        let quotient = ((u128::from(y) * u128::from(entry.reciprocal)) >> 64) as u32;
         // Less than 2^32, as said above; wrapping, since a byte without a frequency may
         // come in, to no use.
         *x = y

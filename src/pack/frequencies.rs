@@ -136,6 +136,8 @@ impl Frequencies {
     }
 
     /// First slot of a symbol: the frequencies of all smaller ones together.
+    // Coders other than the kernels' ask for it.
+    #[allow(dead_code)]
     pub(crate) fn start(&self, symbol: u8) -> u32 {
         self.start[usize::from(symbol)].into()
     }
@@ -572,7 +574,7 @@ mod tests {
         for _ in 0..100_000 {
             let mut bytes: Vec<u8> = (0..x.next() % 60).map(|_| x.next() as u8).collect();
             // Narrow ranges are more often right.
-            if x.next() % 2 == 0 && bytes.len() > 2 {
+            if x.next().is_multiple_of(2) && bytes.len() > 2 {
                 bytes[1] = bytes[0].saturating_add(bytes[1] % 8);
             }
             for bits in [7, 8, 11, 14, 15, 40] {

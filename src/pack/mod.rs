@@ -11,8 +11,6 @@
 mod bitshuffle;
 mod buffer;
 mod delta;
-// Forms with codes of their own will use it beside the packs.
-#[allow(dead_code)]
 pub(crate) mod frequencies;
 mod gzip;
 mod lz4;
