@@ -158,7 +158,7 @@ struct Measured {
     decode: f64,
 }
 
-/// Chunk by chunk, as a buffer packs; medians of `runs`.
+/// Chunk by chunk, as a buffer packs; the best of `runs`, for others share the machine.
 fn measure(chain: &Chain, parts: &[&[u8]], runs: usize) -> Measured {
     let chunks: Vec<&[u8]> = parts.iter().flat_map(|p| p.chunks(CHUNK)).collect();
     let raw: usize = chunks.iter().map(|c| c.len()).sum();
@@ -180,19 +180,16 @@ fn measure(chain: &Chain, parts: &[&[u8]], runs: usize) -> Measured {
         }
     };
     decode(true);
-    let median = |f: &mut dyn FnMut()| {
-        let mut times: Vec<f64> = (0..runs)
-            .map(|_| {
-                let start = Instant::now();
-                f();
-                start.elapsed().as_secs_f64()
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        raw as f64 / times[runs / 2] / 1e9
+    let best = |f: &mut dyn FnMut()| {
+        let times = (0..runs).map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        });
+        raw as f64 / times.fold(f64::INFINITY, f64::min) / 1e9
     };
-    let decode = median(&mut || decode(false));
-    let encode = median(&mut || {
+    let decode = best(&mut || decode(false));
+    let encode = best(&mut || {
         black_box(encode());
     });
     let stored = coded.iter().zip(&chunks);
@@ -307,7 +304,7 @@ fn models(path: &std::path::Path) {
             "rotate | shuffle | rans",
             "rotate | shuffle | zstd(1)",
         ] {
-            let m = measure(&chain(text, width), &parts, 3);
+            let m = measure(&chain(text, width), &parts, 5);
             println!(
                 "| {name} | `{text}` | {:.4} | {:.2} | {:.2} |",
                 raw as f64 / m.bytes as f64,
