@@ -27,6 +27,14 @@ const SPECS: &[&str] = &[
     "mask(threshold=0.02)",
     "mask(values=[int8])",
     "mask(keep=25%, values=[mask(values=[int4(group=64)])])",
+    "sdr",
+    "sdr(keep=5%)",
+    "sdr(keep=10%, values=sign)",
+    "sdr(values=sign)",
+    "sdr(threshold=0.02, values=int8)",
+    "sdr(values=[int4(group=64)])",
+    "sdr(keep=50%, values=[dense(type=bf16)])",
+    "sdr(values=[dense | shuffle | lz4]) | zstd",
 ];
 
 fn specs() -> impl Iterator<Item = &'static str> {

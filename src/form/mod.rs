@@ -9,6 +9,8 @@ mod encode;
 mod mask;
 mod quant;
 mod registry;
+mod sdr;
+mod select;
 mod tensor;
 
 use std::ops::Range;
@@ -93,6 +95,10 @@ pub struct Scratch {
     pub more_bytes: Vec<u8>,
     /// Decoded values.
     pub floats: Vec<f32>,
+    /// Rows of `x` side by side, and their sums.
+    pub panel: Vec<f32>,
+    /// Decoded positions.
+    pub positions: Vec<u32>,
     /// For a nested form.
     pub nested: Option<Box<Scratch>>,
 }

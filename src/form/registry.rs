@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{EncodeContext, Form, Stored, dense, mask, quant};
+use super::{EncodeContext, Form, Stored, dense, mask, quant, sdr};
 use crate::error::{Error, Result};
 use crate::pack;
 use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
@@ -30,7 +30,7 @@ pub struct FormDef {
 }
 
 /// Every form there is.
-pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF];
+pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF, &sdr::DEF];
 
 /// Names that stand for a choice to be made: `plan` resolves them to a form.
 pub(crate) static DIRECTIVES: &[Codec] = &[
