@@ -209,7 +209,7 @@ kernels! {
         [positions::rice::portable, positions::rice::avx2, positions::rice::avx512];
     /// Number of increasing positions below `limit`.
     fn positions_below(positions: &[u32], limit: u32) -> usize =
-        [positions::below::portable, positions::below::avx2, positions::below::avx512];
+        [positions::below::portable, positions::below::avx2, positions::below::avx2];
     /// `Σ x[p − base]` over the positions.
     fn gather_sum(positions: &[u32], base: u32, x: &[f32]) -> f32 =
         [positions::sum::portable, positions::sum::avx2, positions::sum::avx512];
