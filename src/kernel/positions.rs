@@ -485,10 +485,10 @@ fn transpose_body(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) {
                     let from = (r0 + r) * cols + c0;
                     block.copy_from_slice(&src[from..from + 16]);
                 }
-                for c in 0..16 {
-                    let line: [f32; 16] = std::array::from_fn(|r| block[r][c]);
-                    let to = (c0 + c) * stride + r0;
-                    dst[to..to + 16].copy_from_slice(&line);
+                let lines = dst[c0 * stride..].chunks_mut(stride).take(16);
+                for (c, line) in lines.enumerate() {
+                    let column: [f32; 16] = std::array::from_fn(|r| block[r][c]);
+                    line[r0..r0 + 16].copy_from_slice(&column);
                 }
                 continue;
             }
