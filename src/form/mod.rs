@@ -10,6 +10,8 @@ mod mask;
 mod product;
 mod quant;
 mod registry;
+mod sdr;
+mod select;
 mod sum;
 mod tensor;
 
@@ -96,6 +98,10 @@ pub struct Scratch {
     pub more_bytes: Vec<u8>,
     /// Decoded values.
     pub floats: Vec<f32>,
+    /// Rows of `x` side by side, and their sums.
+    pub panel: Vec<f32>,
+    /// Decoded positions.
+    pub positions: Vec<u32>,
     /// For a nested form.
     pub nested: Option<Box<Scratch>>,
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{EncodeContext, Form, Stored, dense, mask, quant, sum};
+use super::{EncodeContext, Form, Stored};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::pack;
@@ -31,7 +31,14 @@ pub struct FormDef {
 }
 
 /// Every form there is.
-pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF, &sum::DEF];
+pub static REGISTRY: &[&FormDef] = &[
+    // One a line.
+    &super::dense::DEF,
+    &super::quant::DEF,
+    &super::mask::DEF,
+    &super::sdr::DEF,
+    &super::sum::DEF,
+];
 
 /// Names that stand for a choice to be made: `plan` resolves them to a form.
 pub(crate) static DIRECTIVES: &[Codec] = &[
