@@ -19,6 +19,8 @@ mod bytes;
 pub mod columns;
 pub mod dense;
 pub mod quant;
+pub mod rans;
+mod rotate;
 pub mod sparse;
 
 /// Compiles `body` once per instruction set, as `portable`, `avx2` and `avx512` in a
@@ -164,6 +166,7 @@ macro_rules! kernels {
 
 use dense::Difference;
 use quant::{Quantizer, TILE_ROWS};
+use rans::{DecodeTable, EncodeTable, LANES};
 
 kernels! {
     /// Encodes one tile of `rows` rows of `w` (row-major, all columns) into `tile`.
@@ -222,4 +225,22 @@ kernels! {
     /// The inverse of `delta`.
     fn undelta(src: &[u8], dst: &mut [u8], width: usize) =
         [bytes::undelta::portable, bytes::undelta::avx2, bytes::undelta::avx512];
+
+    /// Encodes `src`, last symbol first, and writes its words before the end of `words`,
+    /// which holds two bytes for each of `src` and 64 besides. Returns where they begin.
+    /// Only bytes with a frequency may occur.
+    fn rans_encode(table: &EncodeTable, states: &mut [u32; LANES], src: &[u8], words: &mut [u8]) -> usize =
+        [rans::encode::portable, rans::encode::avx2, rans::encode::avx512];
+    /// Decodes all of `out` from the front of `words`. Returns the bytes of words read, or
+    /// `None` if there are too few.
+    fn rans_decode(table: &DecodeTable, states: &mut [u32; LANES], words: &[u8], out: &mut [u8]) -> Option<usize> =
+        [rans::decode::portable, rans::decode::avx2, rans::decode::avx512];
+
+    /// Bits of every element of `width` bytes moved one place up, the top one to the
+    /// bottom; the tail as it is. `dst` is as long as `src`.
+    fn rotate(src: &[u8], dst: &mut [u8], width: usize) =
+        [rotate::up::portable, rotate::up::avx2, rotate::up::avx512];
+    /// The inverse of `rotate`.
+    fn unrotate(src: &[u8], dst: &mut [u8], width: usize) =
+        [rotate::down::portable, rotate::down::avx2, rotate::down::avx512];
 }
