@@ -5,6 +5,7 @@
 //! line in [`REGISTRY`]; `docs/adding-a-form.md` walks through it.
 
 mod dense;
+mod ecq;
 mod encode;
 mod mask;
 mod product;

@@ -37,6 +37,7 @@ pub static REGISTRY: &[&FormDef] = &[
     &super::quant::DEF,
     &super::mask::DEF,
     &super::sdr::DEF,
+    &super::ecq::DEF,
     &super::sum::DEF,
 ];
 

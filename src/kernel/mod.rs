@@ -19,6 +19,7 @@ mod bits;
 mod bytes;
 pub mod columns;
 pub mod dense;
+pub mod ecq;
 pub mod positions;
 pub mod quant;
 pub mod rans;
@@ -167,6 +168,7 @@ macro_rules! kernels {
 }
 
 use dense::Difference;
+use ecq::{Chooser, Decoder, Paths};
 use quant::{Quantizer, TILE_ROWS};
 use rans::{DecodeTable, EncodeTable};
 
@@ -279,4 +281,16 @@ kernels! {
     /// The inverse of `rotate`.
     fn unrotate(src: &[u8], dst: &mut [u8], width: usize) =
         [rotate::down::portable, rotate::down::avx2, rotate::down::avx512];
+
+    /// Decodes a unit of `rows.len() × cols.len()` entropy-coded indices, whose row and
+    /// column codes are given, to rows of `out` that begin every `stride` values. Whether
+    /// the bytes were those of such a unit: if not, `out` holds nothing of use.
+    fn ecq_decode(d: &Decoder, rows: &[u8], cols: &[u8], bytes: &[u8], out: &mut [f32], stride: usize) -> bool =
+        [ecq::decode::portable, ecq::decode::avx2, ecq::decode::avx512];
+    /// Indices of one row without a trellis. `x` becomes the weights over the step.
+    fn ecq_round(c: &Chooser, w: &[f32], row: u8, cols: &[u8], x: &mut [f32], out: &mut [i32]) =
+        [ecq::round::portable, ecq::round::avx2, ecq::round::avx512];
+    /// Indices of up to 16 rows through the trellis. `x` becomes the weights over the step.
+    fn ecq_trellis(c: &Chooser, w: &[f32], rows: &[u8], cols: &[u8], paths: &mut Paths, x: &mut [f32], out: &mut [i32]) =
+        [ecq::trellis::portable, ecq::trellis::avx2, ecq::trellis::avx512];
 }

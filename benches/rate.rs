@@ -1,0 +1,119 @@
+//! Rate and distortion of `ecq` on a real model, and its rates per core.
+//!
+//! `cargo bench --bench rate -- [--model model.safetensors] [spec …]`. dB is
+//! `10·log10(‖W−Ŵ‖² / ‖W‖²)` over all attention and feed-forward matrices together,
+//! G = dB + 6.02 · bits per weight: 0 is the rate–distortion limit of Gaussian weights.
+//! Without a model, seeded Gaussian weights are taken.
+
+use std::path::Path;
+use std::time::Instant;
+
+use cortex::form::{self, EncodeContext};
+use cortex::import::Model;
+use cortex::{Dense, Tensor};
+
+fn main() {
+    let mut model = None;
+    let mut specs = Vec::new();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--model" => model = args.next(),
+            "--bench" => {}
+            spec => specs.push(spec.to_owned()),
+        }
+    }
+    if specs.is_empty() {
+        let plain = ["8", "6", "5", "4", "3", "2"].map(|b| format!("ecq(bits={b})"));
+        let trellis = ["5", "4", "3", "2"].map(|b| format!("ecq(bits={b}, trellis=8)"));
+        specs.extend(plain.into_iter().chain(trellis));
+    }
+    let matrices = match &model {
+        Some(path) => layer_matrices(Path::new(path)),
+        None => vec![gaussian(1024, 4096)],
+    };
+    let weights: usize = matrices.iter().map(|m| m.view().len()).sum();
+    println!(
+        "{} matrices, {weights} weights, one thread, kernels: {}\n",
+        matrices.len(),
+        cortex::kernel::best().isa().name()
+    );
+    println!("| spec | bits/weight | dB | G | encode Mw/s | decode Mw/s |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    pool.expect("a thread pool").install(|| {
+        for spec in &specs {
+            measure(&matrices, weights, spec);
+        }
+    });
+}
+
+fn measure(matrices: &[Dense], weights: usize, text: &str) {
+    let spec = form::parse(text).expect("a valid spec");
+    let context = EncodeContext::default();
+    let start = Instant::now();
+    let encoded: Vec<Tensor> = matrices
+        .iter()
+        .map(|m| form::encode(&m.view(), &spec, &context).expect("encodes"))
+        .collect();
+    let encode = start.elapsed().as_secs_f64();
+    let (mut error, mut norm, mut bytes) = (0.0f64, 0.0f64, 0u64);
+    for (tensor, matrix) in encoded.iter().zip(matrices) {
+        let decoded = tensor.decompress().expect("decodes");
+        let decoded = decoded.as_slice::<f32>().expect("f32");
+        for (a, b) in matrix.as_slice::<f32>().expect("f32").iter().zip(decoded) {
+            error += f64::from(a - b).powi(2);
+            norm += f64::from(*a).powi(2);
+        }
+        bytes += tensor.stored_bytes();
+    }
+    let most = matrices.iter().map(|m| m.view().len()).max().unwrap_or(0);
+    let mut out = vec![0.0f32; most];
+    let mut fastest = f64::INFINITY;
+    for _ in 0..3 {
+        let start = Instant::now();
+        for tensor in &encoded {
+            let out = &mut out[..tensor.rows() * tensor.cols()];
+            tensor
+                .decode_rows_f32(0..tensor.rows(), out)
+                .expect("decodes");
+        }
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    let bits = bytes as f64 * 8.0 / weights as f64;
+    let db = 10.0 * (error / norm).log10();
+    println!(
+        "| {text} | {bits:.4} | {db:.2} | {:.3} | {:.1} | {:.0} |",
+        db + 20.0 * 2f64.log10() * bits,
+        weights as f64 / encode / 1e6,
+        weights as f64 / fastest / 1e6,
+    );
+}
+
+/// Attention and feed-forward matrices.
+fn layer_matrices(path: &Path) -> Vec<Dense> {
+    let model = Model::open(path).expect("opens");
+    model
+        .tensors()
+        .iter()
+        .filter(|t| t.shape().len() == 2 && t.name().contains("encoder.layer"))
+        .map(|t| t.view().to_dense().expect("reads"))
+        .collect()
+}
+
+fn gaussian(rows: usize, cols: usize) -> Dense {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let values: Vec<f32> = (0..rows * cols)
+        .map(|_| {
+            let (u, v) = (next().max(1e-300), next());
+            0.02 * ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+        })
+        .collect();
+    Dense::from_slice(&values, &[rows, cols]).expect("a matrix")
+}
