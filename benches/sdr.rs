@@ -143,26 +143,18 @@ fn sizes() {
     println!();
 }
 
-/// Median milliseconds of each of several calls, taken in turn so that all meet the same
-/// disturbance.
+/// Least milliseconds of each of several calls, taken in turn so that all meet the same
+/// disturbance, which only ever adds.
 fn in_turn(calls: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
-    let mut times = vec![Vec::new(); calls.len()];
-    for round in 0..8 {
-        for (call, times) in calls.iter_mut().zip(&mut times) {
+    let mut least = vec![f64::INFINITY; calls.len()];
+    for _ in 0..15 {
+        for (call, least) in calls.iter_mut().zip(&mut least) {
             let start = Instant::now();
             call();
-            if round > 0 {
-                times.push(start.elapsed().as_secs_f64() * 1e3);
-            }
+            *least = least.min(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    times
-        .into_iter()
-        .map(|mut t| {
-            t.sort_by(f64::total_cmp);
-            t[t.len() / 2]
-        })
-        .collect()
+    least
 }
 
 fn matmul() {
