@@ -241,12 +241,23 @@ fn block_rows(b: usize, block: usize, rows: usize) -> Range<usize> {
     b * block..((b + 1) * block).min(rows)
 }
 
-fn values_shape(plain: bool, count: usize) -> Vec<usize> {
+/// The shape of a form that stands for a vector of `count` values: as it is if the form is
+/// `plain` dense, else folded.
+pub(super) fn values_shape(plain: bool, count: usize) -> Vec<usize> {
     if plain {
         vec![count]
     } else {
         vec![count.div_ceil(FOLD), FOLD]
     }
+}
+
+/// The rows of a form of [`values_shape`] that hold these values, and where they begin
+/// there.
+pub(super) fn value_rows(form: &dyn Form, values: &Range<usize>) -> (Range<usize>, usize) {
+    let cols = form.meta().cols;
+    let rows = values.start / cols..values.end.div_ceil(cols);
+    let skip = values.start - rows.start * cols;
+    (rows, skip)
 }
 
 /// Magnitude as an integer of the same order.
@@ -403,7 +414,7 @@ fn gather_sized<const N: usize>(view: &View<'_>, rows: Range<usize>, bits: &[u8]
 }
 
 /// Calls `f` with the index of each set bit.
-fn for_set_bits(bits: &[u8], mut f: impl FnMut(usize)) {
+pub(super) fn for_set_bits(bits: &[u8], mut f: impl FnMut(usize)) {
     for (at, byte) in bits.iter().enumerate() {
         let mut byte = *byte;
         while byte != 0 {
@@ -525,14 +536,6 @@ impl Mask {
         Some(at)
     }
 
-    /// The rows of the values' form that hold these values, and where they begin there.
-    fn value_rows(&self, values: &Range<usize>) -> (Range<usize>, usize) {
-        let cols = self.values.meta().cols;
-        let rows = values.start / cols..values.end.div_ceil(cols);
-        let skip = values.start - rows.start * cols;
-        (rows, skip)
-    }
-
     fn most_values(&self, rows: usize) -> usize {
         let most = self.starts.windows(2).map(|w| w[1] - w[0]).max();
         let blocks = rows / self.rows_per_offset + 2;
@@ -555,7 +558,7 @@ impl Mask {
         let mut floats = std::mem::take(&mut scratch.floats);
         let mut run = || -> Result<()> {
             let (bits, values) = self.locate(&rows, &mut bytes)?;
-            let (value_rows, skip) = self.value_rows(&values);
+            let (value_rows, skip) = value_rows(&*self.values, &values);
             let n = value_rows.len() * self.values.meta().cols;
             if floats.capacity() < n {
                 // Windows differ; growing by doubling would pass the scratch limit.
@@ -662,7 +665,7 @@ impl Form for Mask {
         }
         let size = self.meta.dtype.size();
         let (bits, values) = self.locate(&rows, &mut scratch.bytes)?;
-        let (value_rows, skip) = self.value_rows(&values);
+        let (value_rows, skip) = value_rows(&*self.values, &values);
         let raw = &mut scratch.more_bytes;
         raw.resize(value_rows.len() * self.values.meta().row_bytes(), 0);
         let nested = scratch.nested.get_or_insert_default();

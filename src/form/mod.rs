@@ -10,6 +10,7 @@ mod mask;
 mod product;
 mod quant;
 mod registry;
+mod spectral;
 mod sum;
 mod tensor;
 
