@@ -138,7 +138,12 @@ fn errors_name_the_column_what_stood_there_and_what_was_expected() {
             "known are dense",
         ),
         ("int8 + auto", 8, "'auto'", "cannot stand inside a sum"),
-        ("lossless + int8", 1, "'lossless'", "cannot stand inside a sum"),
+        (
+            "lossless + int8",
+            1,
+            "'lossless'",
+            "cannot stand inside a sum",
+        ),
         ("int8 + int9", 8, "unknown form 'int9'", "did you mean int8"),
         (
             "lossless | zstd",

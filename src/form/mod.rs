@@ -13,6 +13,7 @@ mod quant;
 mod registry;
 mod sdr;
 mod select;
+mod spectral;
 mod sum;
 mod tensor;
 

@@ -266,7 +266,7 @@ fn plan_windows(
 }
 
 /// Runs `work` on `workers` threads of the current pool, the calling one among them.
-fn run_workers(workers: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+pub(super) fn run_workers(workers: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
     if workers <= 1 {
         return work();
     }

@@ -38,6 +38,7 @@ pub static REGISTRY: &[&FormDef] = &[
     &super::mask::DEF,
     &super::sdr::DEF,
     &super::ecq::DEF,
+    &super::spectral::DEF,
     &super::sum::DEF,
 ];
 

@@ -20,7 +20,8 @@ pub(super) fn values_shape(spec: &Spec, count: usize) -> Vec<usize> {
     folded(*spec == Spec::form(Term::bare("dense")), count)
 }
 
-fn folded(plain: bool, count: usize) -> Vec<usize> {
+/// A vector, or the folded matrix.
+pub(super) fn folded(plain: bool, count: usize) -> Vec<usize> {
     if plain {
         vec![count]
     } else {

@@ -25,6 +25,7 @@ pub mod quant;
 pub mod rans;
 mod rotate;
 pub mod sparse;
+pub mod spmm;
 
 /// Compiles `body` once per instruction set, as `portable`, `avx2` and `avx512` in a
 /// module of the given name.
@@ -171,6 +172,7 @@ use dense::Difference;
 use ecq::{Chooser, Decoder, Paths};
 use quant::{Quantizer, TILE_ROWS};
 use rans::{DecodeTable, EncodeTable};
+use spmm::SparseRows;
 
 kernels! {
     /// Encodes one tile of `rows` rows of `w` (row-major, all columns) into `tile`.
@@ -240,6 +242,20 @@ kernels! {
     /// `out[i] = popcount(query & items[i])` for rows of `query.len()` words.
     fn bit_overlaps(query: &[u64], items: &[u64], out: &mut [u32]) =
         [bits::overlaps::portable, bits::overlaps::avx2, bits::overlaps::avx512];
+    /// `out[row] = Σ v · x[slot]`; with pairs `Σ v · conj(x[slot])`, complex.
+    fn spmm_one(m: &SparseRows<'_>, x: &[f32], out: &mut [f32]) =
+        [spmm::one::portable, spmm::one::avx2, spmm::one::avx512];
+    /// The same for sixteen vectors: where `spmm_one` has a number, `x` and `out` have
+    /// one of each.
+    fn spmm_lanes(m: &SparseRows<'_>, x: &[f32], out: &mut [f32]) =
+        [spmm::lanes::portable, spmm::lanes::avx2, spmm::lanes::avx512];
+    /// `y[slot − range.start] += v · g[row]` for the slots in `range`; with pairs
+    /// `v · conj(g[row])`, complex.
+    fn spmm_add_one(m: &SparseRows<'_>, g: &[f32], range: std::ops::Range<u32>, y: &mut [f32]) =
+        [spmm::add_one::portable, spmm::add_one::avx2, spmm::add_one::avx512];
+    /// The same for sixteen vectors.
+    fn spmm_add_lanes(m: &SparseRows<'_>, g: &[f32], range: std::ops::Range<u32>, y: &mut [f32]) =
+        [spmm::add_lanes::portable, spmm::add_lanes::avx2, spmm::add_lanes::avx512];
 
     /// Byte j of every element of `width` bytes (1, 2, 4, 8) to plane j; the tail that
     /// fills no element as it is. `dst` is as long as `src`.
