@@ -30,6 +30,10 @@ const SPECS: &[&str] = &[
     "int4 + int4",
     "mask(keep=5%) + q(bits=3, group=128) | zstd",
     "int4(group=row) + mask(keep=2%, values=[f16]) + q(bits=2)",
+    "tucker(ranks=auto)",
+    "tucker(error=10%, factors=[int8])",
+    "tucker(params=40%)",
+    "tucker(ranks=3x2x2, core=[int8])",
 ];
 
 fn specs() -> impl Iterator<Item = &'static str> {

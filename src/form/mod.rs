@@ -7,11 +7,13 @@
 mod dense;
 mod encode;
 mod mask;
+mod modes;
 mod product;
 mod quant;
 mod registry;
 mod sum;
 mod tensor;
+mod tucker;
 
 use std::ops::Range;
 
