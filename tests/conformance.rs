@@ -34,6 +34,8 @@ const SPECS: &[&str] = &[
     "tucker(error=10%, factors=[int8])",
     "tucker(params=40%)",
     "tucker(ranks=3x2x2, core=[int8])",
+    "cp(rank=4)",
+    "cp(error=20%, factors=[f16])",
 ];
 
 fn specs() -> impl Iterator<Item = &'static str> {

@@ -221,13 +221,6 @@ pub(super) fn piece_rows(form: &dyn Form) -> usize {
     window_rows(form, PIECE_VALUES).min(form.meta().rows).max(1)
 }
 
-/// Bytes of scratch that going through a part in pieces takes.
-pub(super) fn piece_scratch(form: &dyn Form) -> usize {
-    let rows = piece_rows(form);
-    form.scratch_for(rows)
-        .saturating_add(rows.saturating_mul(form.meta().cols).saturating_mul(4))
-}
-
 /// Calls `f` with the rows of a part as f32, piece after piece.
 pub(super) fn for_pieces(
     form: &dyn Form,
@@ -284,6 +277,86 @@ impl Random {
     }
 }
 
+/// What the tests of both forms need.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use crate::form::{Part, Product, StoredPart, Tensor, parse};
+    use crate::kernel;
+    use crate::tensor::Dense;
+
+    pub(in super::super) fn tensor(shape: &[usize], values: &[f32], spec: &str) -> Tensor {
+        let dense = Dense::from_slice(values, shape).unwrap();
+        let spec = parse(spec).unwrap();
+        crate::form::encode(&dense.view(), &spec, &EncodeContext::default()).unwrap()
+    }
+
+    pub(in super::super) fn noise(n: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random(seed);
+        (0..n).map(|_| random.uniform() as f32).collect()
+    }
+
+    /// Products in pieces and with few threads or many, against the decoded matrix.
+    pub(in super::super) fn products_hold(tensor: &Tensor) {
+        let (rows, cols) = (tensor.rows(), tensor.cols());
+        let mut w = vec![0.0; rows * cols];
+        tensor.decode_rows_f32(0..rows, &mut w).unwrap();
+        let norm = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let batch = 7;
+        let x = noise(batch * cols, 5);
+        let g = noise(batch * rows, 6);
+        let mut results = Vec::new();
+        for (threads, scratch_bytes) in [(1, 1 << 25), (3, 1 << 25), (2, 1)] {
+            let product = Product {
+                kernels: kernel::best(),
+                threads,
+                scratch_bytes,
+            };
+            let mut y = vec![f32::NAN; batch * rows];
+            product.matmul(tensor.form(), &x, batch, &mut y).unwrap();
+            let mut z = vec![f32::NAN; batch * cols];
+            product.matmul_t(tensor.form(), &g, batch, &mut z).unwrap();
+            results.push((y, z));
+        }
+        assert_eq!(results[0], results[1]);
+        for (y, z) in &results {
+            for b in 0..batch {
+                let (x, g) = (&x[b * cols..][..cols], &g[b * rows..][..rows]);
+                for r in 0..rows {
+                    let sum: f32 = w[r * cols..][..cols]
+                        .iter()
+                        .zip(x)
+                        .map(|(w, x)| w * x)
+                        .sum();
+                    let bound = 1e-5 * norm(x) * norm(&w);
+                    assert!((y[b * rows + r] - sum).abs() <= bound, "{r} {sum}");
+                }
+                for c in 0..cols {
+                    let sum: f32 = (0..rows).map(|r| w[r * cols + c] * g[r]).sum();
+                    let bound = 1e-5 * norm(g) * norm(&w);
+                    assert!((z[b * cols + c] - sum).abs() <= bound, "{c} {sum}");
+                }
+            }
+        }
+    }
+
+    /// The form as an index would describe it.
+    pub(in super::super) fn stored(form: &dyn Form) -> Stored {
+        let parts = form.parts().into_iter().map(|(name, part)| {
+            let part = match part {
+                Part::Buffer(b) => StoredPart::Buffer(b.clone()),
+                Part::Form(f) => StoredPart::Form(f.map_buffers(&mut |b| Ok(b.clone())).unwrap()),
+            };
+            (name.to_owned(), part)
+        });
+        Stored {
+            meta: form.meta().clone(),
+            params: form.params(),
+            parts: parts.collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,6 +399,36 @@ mod tests {
                     let sum: f32 = (0..4).map(|j| x[(i * 4 + j) * 2 + k] * u[j * 2 + r]).sum();
                     assert_eq!(y[(i * 2 + r) * 2 + k], sum);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn expanding_gives_the_same_bits_on_every_instruction_set_in_any_pieces() {
+        let mut random = Random(4);
+        let mut values =
+            |n: usize| -> Vec<f32> { (0..n).map(|_| random.uniform() as f32).collect() };
+        let (f, t) = (values(50 * 37), values(3 * 50));
+        let part = |spec: &str| {
+            let spec = super::super::parse(spec).unwrap();
+            encode::part(&f, &[50, 37], &spec, &EncodeContext::default()).unwrap()
+        };
+        let (whole, packed) = (part("dense"), part("dense | zstd"));
+        let mut expected = vec![0.0f32; 3 * 37];
+        for r in 0..50 {
+            for p in 0..3 {
+                for n in 0..37 {
+                    expected[p * 37 + n] += t[p * 50 + r] * f[r * 37 + n];
+                }
+            }
+        }
+        for kernels in crate::kernel::available() {
+            for form in [&whole, &packed] {
+                let mut out = vec![f32::NAN; 3 * 37];
+                let mut floats = vec![0.0; piece_rows(&**form) * 37];
+                let mut scratch = Scratch::default();
+                expand(&**form, &t, &mut out, kernels, &mut floats, &mut scratch).unwrap();
+                assert_eq!(out, expected, "{:?}", kernels.isa());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{EncodeContext, Form, Stored, dense, mask, quant, sum, tucker};
+use super::{EncodeContext, Form, Stored, cp, dense, mask, quant, sum, tucker};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::pack;
@@ -37,6 +37,7 @@ pub static REGISTRY: &[&FormDef] = &[
     &mask::DEF,
     &sum::DEF,
     &tucker::DEF,
+    &cp::DEF,
 ];
 
 /// Names that stand for a choice to be made: `plan` resolves them to a form.

@@ -1011,3 +1011,219 @@ impl Tucker {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::error::ErrorKind;
+    use crate::form::Tensor;
+    use crate::form::modes::testing::{noise, products_hold, stored, tensor};
+
+    fn refused(stored: Stored) {
+        assert_eq!(open(stored).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    /// A core of random values times random factors.
+    fn planted(shape: &[usize], ranks: &[usize], share_of_noise: f32) -> Vec<f32> {
+        let mut dims = ranks.to_vec();
+        let mut x = noise(ranks.iter().product(), 1);
+        for (m, n) in shape.iter().enumerate() {
+            let u = noise(n * ranks[m], 10 + m as u64);
+            let u = linalg::by_rows(&u, *n, ranks[m]);
+            x = modes::project(&x, &mut dims, m, u.transpose());
+        }
+        let rough = noise(x.len(), 3);
+        let scale = linalg::norm_squared(&x) / linalg::norm_squared(&rough);
+        let scale = share_of_noise * scale.sqrt() as f32;
+        x.iter().zip(rough).map(|(x, r)| x + scale * r).collect()
+    }
+
+    fn ranks_of(tensor: &Tensor) -> Vec<u64> {
+        let params = tensor.form().params();
+        let ranks = params["ranks"].as_array().unwrap().iter();
+        ranks.map(|r| r.as_u64().unwrap()).collect()
+    }
+
+    #[test]
+    fn planted_ranks_are_found_and_errors_kept() {
+        let shape = [20, 16, 3, 3];
+        let w = planted(&shape, &[4, 3, 3, 2], 0.0);
+        let found = tensor(&shape, &w, "tucker(error=0.01%)");
+        assert!(found.error().relative < 1e-5);
+        assert_eq!(ranks_of(&found)[..2], [4, 3]);
+        for share in [0.02f32, 0.3, 3.0] {
+            let w = planted(&shape, &[4, 3, 3, 2], share);
+            for error in [0.01, 0.1, 0.4, 0.9] {
+                let found = tensor(&shape, &w, &format!("tucker(error={error})"));
+                assert!(found.error().relative <= error + 1e-6);
+                // Where no ranks pay, the core is the tensor.
+                let values: usize = found.stored_bytes() as usize / 4;
+                assert!(values <= w.len() + 5 * 16, "{values}");
+            }
+            for share in [0.02, 0.2, 0.7, 1.0] {
+                let found = tensor(&shape, &w, &format!("tucker(params={share})"));
+                let ranks: Vec<usize> = ranks_of(&found).iter().map(|r| *r as usize).collect();
+                assert!(count(&ranks, &shape) as f64 <= share * w.len() as f64);
+            }
+        }
+    }
+
+    #[test]
+    fn the_search_is_near_the_best_of_all_ranks() {
+        let shape = [7, 6, 5];
+        for (seed, share) in [(1, 0.1), (2, 0.5)] {
+            let mut w = planted(&shape, &[3, 2, 3], share);
+            w[seed] += 1.0;
+            let mut core = w.clone();
+            let mut caps = shape;
+            for m in 0..3 {
+                let unfolded = modes::unfold(&w, &shape, m);
+                let rows = linalg::by_rows(&unfolded, shape[m], w.len() / shape[m]);
+                let u = linalg::left_singular(rows, shape[m]).unwrap();
+                core = modes::project(&core, &mut caps, m, u.as_ref());
+            }
+            let kept = Kept::new(&core, &caps);
+            for tail in [0.001, 0.03, 0.1, 0.4] {
+                let goal = Goal::Tail(tail);
+                let choice = Choice {
+                    sizes: &shape,
+                    kept: &kept,
+                    goal,
+                    total: kept.of(&caps),
+                };
+                let mut best = usize::MAX;
+                for a in 1..=7 {
+                    for b in 1..=6 {
+                        for c in 1..=5 {
+                            if choice.weigh(&[a, b, c]).is_some() {
+                                best = best.min(count(&[a, b, c], &shape));
+                            }
+                        }
+                    }
+                }
+                let ranks = choose(&shape, &caps, &kept, goal);
+                assert!(choice.weigh(&ranks).is_some());
+                let found = count(&ranks, &shape);
+                assert!(found * 20 <= best * 21, "{found} values, {best} are enough");
+            }
+        }
+    }
+
+    #[test]
+    fn alternating_improves_on_the_start() {
+        let shape = [12, 11, 10];
+        let w = planted(&shape, &[5, 5, 5], 1.0);
+        let ranks = [3, 3, 3];
+        let context = EncodeContext::default();
+        let start = sequential(&w, &shape, &ranks, &context).unwrap();
+        let kept = |bases: &Bases| linalg::norm_squared(&core_of(&w, &shape, bases));
+        let before = kept(&start);
+        let after = kept(&refine(&w, &shape, &ranks, start, &context).unwrap());
+        assert!(after > before * 1.001, "{before} {after}");
+    }
+
+    #[test]
+    fn a_core_is_fitted_to_rounded_factors() {
+        let shape = [24, 20, 18];
+        let w = planted(&shape, &[3, 3, 3], 0.0);
+        let rough = tensor(&shape, &w, "tucker(ranks=3x3x3, factors=[int4])");
+        // Unfitted, three factors of 21 dB each leave 15 %.
+        let exact = tensor(&shape, &w, "tucker(ranks=3x3x3)");
+        assert!(exact.error().relative < 1e-5);
+        let error = rough.error().relative;
+        assert!(error > 0.01 && error < 0.2, "{error}");
+        let mut worse = 0.0;
+        for (name, part) in rough.form().parts() {
+            if let (Part::Form(part), true) = (part, name != "core") {
+                // What lies outside the span of a rounded factor is lost in any case.
+                let values = modes::decoded(part).unwrap();
+                let (rows, cols) = (part.meta().rows, part.meta().cols);
+                let u = linalg::by_rows(&values, rows, cols);
+                let u = if name == "factor0" { u } else { u.transpose() };
+                let q = linalg::qr(u).0;
+                let mut dims = shape;
+                let mode = NAMES.iter().position(|n| *n == name).unwrap();
+                let inside = modes::project(&w, &mut dims, mode, q.as_ref());
+                worse += 1.0 - linalg::norm_squared(&inside) / linalg::norm_squared(&w);
+            }
+        }
+        assert!(error * error <= worse * 1.01, "{error} {worse}");
+    }
+
+    #[test]
+    fn products_go_through_the_factors() {
+        let shape = [40, 30, 3, 4];
+        let w = planted(&shape, &[5, 4, 3, 4], 0.1);
+        for spec in [
+            "tucker(ranks=5x4)",
+            "tucker(ranks=5x4x2x2)",
+            "tucker(ranks=40x4x2x4)",
+            "tucker(ranks=6x30x3x1, core=[int8])",
+            "tucker(ranks=5x4x3x4, factors=[int8 | zstd])",
+            "tucker(rank=3, modes=matrix)",
+        ] {
+            let found = tensor(&shape, &w, spec);
+            let chain = found.form().matmul_macs();
+            assert!(chain < 40 * 360, "{spec} costs {chain}");
+            products_hold(&found);
+        }
+    }
+
+    #[test]
+    fn the_chain_is_ordered_by_what_it_costs() {
+        let (sizes, ranks) = ([1, 9, 30, 8], [1, 8, 3, 2]);
+        let mut order = vec![1, 2, 3];
+        cheapest(&mut order, &sizes, &ranks);
+        let cost = |order: [usize; 3]| {
+            let mut size = 9.0 * 30.0 * 8.0;
+            let mut total = 0.0;
+            for m in order {
+                total += size * ranks[m] as f64;
+                size *= ranks[m] as f64 / sizes[m] as f64;
+            }
+            total
+        };
+        let found = cost([order[0], order[1], order[2]]);
+        for other in [
+            [1, 2, 3],
+            [1, 3, 2],
+            [2, 1, 3],
+            [2, 3, 1],
+            [3, 1, 2],
+            [3, 2, 1],
+        ] {
+            assert!(found <= cost(other), "{order:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_parameters_are_refused() {
+        let shape = [6, 5, 4];
+        let w = planted(&shape, &[2, 2, 2], 0.1);
+        let found = tensor(&shape, &w, "tucker(ranks=2x2x2)");
+        assert!(open(stored(found.form())).is_ok());
+        for (name, value) in [
+            ("modes", serde_json::json!([6, 5, 5])),
+            ("modes", serde_json::json!([6, 20])),
+            ("modes", serde_json::json!([6, 5, u64::MAX, 4])),
+            ("modes", serde_json::json!("6x5x4")),
+            ("ranks", serde_json::json!([2, 2])),
+            ("ranks", serde_json::json!([2, 2, 5])),
+            ("ranks", serde_json::json!([2, 0, 2])),
+            ("ranks", serde_json::json!([2, 2, 3])),
+            ("ranks", serde_json::json!([2, 2, -1])),
+            ("multiplier", serde_json::json!(null)),
+        ] {
+            let mut bad = stored(found.form());
+            bad.params.insert(name.into(), value);
+            refused(bad);
+        }
+        let mut bad = stored(found.form());
+        bad.parts.retain(|p| p.0 != "factor1");
+        refused(bad);
+        let mut bad = stored(found.form());
+        bad.meta = Meta::new(DType::I32, &shape).unwrap();
+        refused(bad);
+    }
+}
