@@ -4,10 +4,12 @@
 //! parts are [`Buffer`]s or, recursively, other forms. A new form is one file and one
 //! line in [`REGISTRY`]; `docs/adding-a-form.md` walks through it.
 
+mod cp;
 mod dense;
 mod ecq;
 mod encode;
 mod mask;
+mod modes;
 mod product;
 mod quant;
 mod registry;
@@ -16,6 +18,7 @@ mod select;
 mod spectral;
 mod sum;
 mod tensor;
+mod tucker;
 
 use std::ops::Range;
 

@@ -39,6 +39,8 @@ pub static REGISTRY: &[&FormDef] = &[
     &super::sdr::DEF,
     &super::ecq::DEF,
     &super::spectral::DEF,
+    &super::tucker::DEF,
+    &super::cp::DEF,
     &super::sum::DEF,
 ];
 
