@@ -63,46 +63,66 @@ use crate::pack::Buffer;
 use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
 use crate::tensor::View;
 
+const OPTIONS: &[OptionDef] = &[
+    OptionDef {
+        key: "keep",
+        aliases: &[],
+        kind: Kind::Share,
+        default: None,
+        doc: "keep this share of the values, the largest in magnitude",
+    },
+    OptionDef {
+        key: "threshold",
+        aliases: &[],
+        kind: Kind::Positive,
+        default: None,
+        doc: "leave out values of a smaller magnitude",
+    },
+    OptionDef {
+        key: "values",
+        aliases: &[],
+        kind: Kind::Spec,
+        default: Some("exact"),
+        doc: "exact; sign: a sign and a scale per row; or a spec: f16, int8, [int4(group=64)]",
+    },
+];
+
 pub(super) static DEF: FormDef = FormDef {
     kind: "sdr",
-    codecs: &[Codec {
-        name: "sdr",
-        summary: "positions of the active weights near their entropy, and their values",
-        options: &[
-            OptionDef {
-                key: "keep",
-                aliases: &[],
-                kind: Kind::Share,
-                default: None,
-                doc: "keep this share of the values, the largest in magnitude",
-            },
-            OptionDef {
-                key: "threshold",
-                aliases: &[],
-                kind: Kind::Positive,
-                default: None,
-                doc: "leave out values of a smaller magnitude",
-            },
-            OptionDef {
-                key: "values",
-                aliases: &[],
-                kind: Kind::Spec,
-                default: Some("exact"),
-                doc: "exact; sign: a sign and a scale per row; or a spec: f16, int8, [int4(group=64)]",
-            },
-        ],
-    }],
-    canonical: |_, options| {
-        if options.given("threshold") && options.given("keep") {
+    codecs: &[
+        Codec {
+            name: "sdr",
+            summary: "positions of the active weights near their entropy, and their values",
+            options: OPTIONS,
+        },
+        Codec {
+            name: "outliers",
+            summary: "the 0.5 % largest weights, for a sum: short for sdr(keep=0.5%)",
+            options: OPTIONS,
+        },
+    ],
+    canonical: |codec, options| {
+        let (keep, threshold) = (options.given("keep"), options.given("threshold"));
+        if keep && threshold {
             return Err(spec::at(
                 options.column(),
-                "sdr takes threshold or keep, not both".into(),
+                format!("{} takes threshold or keep, not both", codec.name),
             ));
         }
-        options.canonical(&|spec| Ok(Choice::of(spec)?.spec()))
+        let mut term = options.canonical(&|spec| Ok(Choice::of(spec)?.spec()))?;
+        if codec.name == "outliers" {
+            if !keep && !threshold {
+                let values = std::mem::take(&mut term.args);
+                term = term.with("keep", "0.5%");
+                term.args.extend(values);
+            }
+            term.name = "sdr".into();
+        }
+        Ok(term)
     },
-    lossless: |_, options| {
-        !options.given("threshold")
+    lossless: |codec, options| {
+        codec.name == "sdr"
+            && !options.given("threshold")
             && !options.given("keep")
             && Choice::chosen(options).is_ok_and(|c| c.is_lossless())
     },

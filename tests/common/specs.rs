@@ -44,7 +44,12 @@ const SPECS: &[&str] = &[
     "tucker(ranks=3x2x2, core=[int8])",
     "cp(rank=4)",
     "cp(error=20%, factors=[f16])",
+    "outliers(keep=0.5%) + q(bits=3)",
+    "outliers(values=f16) + int4(group=row)",
     "int4 + int4",
+    // Three deep.
+    "mask(values=[sdr(values=[ecq(bits=5)])])",
+    "sdr(keep=60%, values=[mask(keep=80%, values=[int8 | rans])]) + int4 | rans",
     "mask(keep=5%) + q(bits=3, group=128) | zstd",
     "int4(group=row) + mask(keep=2%, values=[f16]) + q(bits=2)",
 ];
