@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Kind, Rng, norm, weights};
+use cortex::kernel::ecq::{self, Chooser, Decoder, Paths};
 use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS};
 use cortex::kernel::{self, KernelSet};
 use half::f16;
@@ -723,6 +724,336 @@ fn rotated_elements_have_their_top_bit_at_the_bottom() {
                 set.unrotate(&expected, &mut out, width);
                 assert_eq!(out, src, "{} {width} {len}", set.isa().name());
             }
+        }
+    }
+}
+
+/// A unit of indices by the text of `kernel::ecq`, one lane and one word at a time: whether
+/// its bytes are right, and the weights where they are.
+struct NaiveEcq<'a> {
+    precision: u32,
+    low: u32,
+    trellis: bool,
+    tables: &'a [[u16; 256]],
+    of_class: &'a [u8; 32],
+    offsets: [f32; 16],
+    scale: (f32, f32),
+}
+
+impl NaiveEcq<'_> {
+    /// Table, and for a row's state the Q.
+    fn table(&self, row: u8, col: u8, state: u8) -> &[u16; 256] {
+        let class = (i32::from(row) + i32::from(col) - 16).clamp(0, 31) as usize;
+        let t = usize::from(self.of_class[class]);
+        match self.trellis {
+            true => &self.tables[2 * t + usize::from(state & 1)],
+            false => &self.tables[t],
+        }
+    }
+
+    fn decode(&self, rows: &[u8], cols: &[u8], bytes: &[u8]) -> Option<Vec<f32>> {
+        let lanes = rows.len().min(32);
+        let word = |i: usize| -> Option<u32> {
+            let at = 4 * lanes + 2 * i;
+            Some(u32::from(u16::from_le_bytes([
+                *bytes.get(at)?,
+                *bytes.get(at + 1)?,
+            ])))
+        };
+        let mut x: Vec<u32> = (0..lanes)
+            .map(|l| Some(u32::from_le_bytes(*bytes.get(4 * l..)?.first_chunk()?)))
+            .collect::<Option<_>>()?;
+        let mut words = 0;
+        let mut out = vec![0.0; rows.len() * cols.len()];
+        let mut states = vec![0u8; rows.len()];
+        let first = self.low.min(16 - self.precision);
+        let second = self.low - first;
+        for group in (0..rows.len()).step_by(32) {
+            let some = group..rows.len().min(group + 32);
+            for (c, col) in cols.iter().enumerate() {
+                let mut k = vec![0i32; some.len()];
+                for r in some.clone() {
+                    let x = &mut x[r - group];
+                    let slot = *x % (1 << self.precision);
+                    let (mut s, mut start) = (0, 0);
+                    for (i, f) in self.table(rows[r], *col, states[r]).iter().enumerate() {
+                        let f = u32::from(*f);
+                        if (start..start + f).contains(&slot) {
+                            s = i as i32 - 128;
+                            *x = f * (*x >> self.precision) + slot - start;
+                            break;
+                        }
+                        start += f;
+                    }
+                    k[r - group] = (s << first) + (*x % (1 << first)) as i32;
+                    *x >>= first;
+                    if *x < 1 << 16 {
+                        *x = *x << 16 | word(words)?;
+                        words += 1;
+                    }
+                }
+                for r in some.clone().filter(|_| second > 0) {
+                    let x = &mut x[r - group];
+                    k[r - group] = (k[r - group] << second) + (*x % (1 << second)) as i32;
+                    *x >>= second;
+                    if *x < 1 << 16 {
+                        *x = *x << 16 | word(words)?;
+                        words += 1;
+                    }
+                }
+                for r in some.clone() {
+                    let k = k[r - group];
+                    let q = i32::from(states[r] & 1);
+                    let (lattice, at) = match self.trellis {
+                        true => (2 * k - k.signum() * q, 8 * q + k.abs().min(7)),
+                        false => (k, k.abs().min(15)),
+                    };
+                    let sign = if k < 0 { -1.0 } else { 1.0 };
+                    let v = lattice as f32 + sign * self.offsets[at as usize];
+                    out[r * cols.len() + c] = v * self.scale.0 * self.scale.1;
+                    let parity = (k & 1) as usize;
+                    states[r] = ecq::NEXT[2 * usize::from(states[r]) + parity];
+                }
+            }
+        }
+        let right = 4 * lanes + 2 * words == bytes.len() && x.iter().all(|x| *x == 1 << 16);
+        right.then_some(out)
+    }
+
+    /// The decoder's steps undone, from the last to the first.
+    fn encode(&self, rows: &[u8], cols: &[u8], index: &[i32]) -> Vec<u8> {
+        let n = cols.len();
+        let first = self.low.min(16 - self.precision);
+        let second = self.low - first;
+        let mut states = vec![0u8; index.len()];
+        for r in 0..rows.len() {
+            for c in 1..n {
+                let before = r * n + c - 1;
+                let parity = (index[before] & 1) as usize;
+                states[before + 1] = ecq::NEXT[2 * usize::from(states[before]) + parity];
+            }
+        }
+        let mut x = vec![1u64 << 16; rows.len().min(32)];
+        let mut words = Vec::new();
+        for group in (0..rows.len()).step_by(32).rev() {
+            let some = group..rows.len().min(group + 32);
+            for (c, col) in cols.iter().enumerate().rev() {
+                let mut put = |lane: usize, f: u64, start: u64, bits: u32, low: u64, extra: u32| {
+                    let x = &mut x[lane];
+                    if *x >= f << (32 - bits - extra) {
+                        words.push(*x as u16);
+                        *x >>= 16;
+                    }
+                    let y = *x << extra | low;
+                    *x = ((y / f) << bits) + y % f + start;
+                };
+                for r in some.clone().rev().filter(|_| second > 0) {
+                    let low = index[r * n + c] as u64 & ((1 << second) - 1);
+                    put(r - group, 1, 0, 0, low, second);
+                }
+                for r in some.clone().rev() {
+                    let at = r * n + c;
+                    let k = index[at] >> second;
+                    let table = self.table(rows[r], *col, states[at]);
+                    let s = ((k >> first) + 128) as usize;
+                    let start = table[..s].iter().map(|f| u64::from(*f)).sum();
+                    let low = k as u64 & ((1 << first) - 1);
+                    put(
+                        r - group,
+                        table[s].into(),
+                        start,
+                        self.precision,
+                        low,
+                        first,
+                    );
+                }
+            }
+        }
+        let mut bytes: Vec<u8> = x.iter().flat_map(|x| (*x as u32).to_le_bytes()).collect();
+        bytes.extend(words.iter().rev().flat_map(|w| w.to_le_bytes()));
+        bytes
+    }
+}
+
+#[test]
+fn entropy_coded_units_open_to_the_same_bits_on_every_set() {
+    let mut rng = Rng::new(41);
+    for case in 0..240 {
+        let precision = 10 + (case % 3) as u32;
+        let low = [0, 0, 1, 4, 5, 6, 9, 16][case / 3 % 8];
+        let trellis = case % 2 == 1;
+        let rows = [1, 2, 15, 16, 17, 31, 32, 33, 70][rng.below(9)];
+        let cols = [1, 2, 15, 16, 17, 40, 100][rng.below(7)];
+        let served = 1 + rng.below(4);
+        let of_class = std::array::from_fn(|c| (c * served / 32) as u8);
+        let tables: Vec<[u16; 256]> = (0..served * 2)
+            .map(|t| {
+                // Few symbols or many, the last of them with what is left; or only one.
+                let mut f = [0u16; 256];
+                let n = [1, 3, 20, 200][(t + case) % 4];
+                let from = rng.below(256 - n);
+                let mut left = 1u16 << precision;
+                for f in f.iter_mut().skip(from).take(n - 1) {
+                    let part = (left / 4).min(1 + rng.below(300) as u16);
+                    *f = part;
+                    left -= part;
+                }
+                f[from + n - 1] = left;
+                f
+            })
+            .collect();
+        let naive = NaiveEcq {
+            precision,
+            low,
+            trellis,
+            tables: &tables,
+            of_class: &of_class,
+            offsets: std::array::from_fn(|i| {
+                (i as f32 - 7.0) / 128.0 * f32::from(u8::from(i % 8 != 0))
+            }),
+            scale: (1.37, 2f32.powi(-9)),
+        };
+        let decoder = Decoder::new(
+            precision,
+            low,
+            trellis,
+            &tables,
+            &of_class,
+            naive.offsets,
+            naive.scale,
+        );
+        let codes = |rng: &mut Rng, n| (0..n).map(|_| rng.below(32) as u8).collect::<Vec<_>>();
+        let (row_codes, col_codes) = (codes(&mut rng, rows), codes(&mut rng, cols));
+        // Indices whose symbols have frequencies.
+        let mut index = Vec::new();
+        for row in &row_codes {
+            let mut state = 0;
+            for col in &col_codes {
+                let table = naive.table(*row, *col, state);
+                let symbols: Vec<i32> = (-128..128)
+                    .filter(|s| table[(s + 128) as usize] > 0)
+                    .collect();
+                let s = symbols[rng.below(symbols.len())];
+                let k = (s << low) + rng.below(1 << low) as i32;
+                state = ecq::NEXT[2 * usize::from(state) + (k & 1) as usize];
+                index.push(k);
+            }
+        }
+        let bytes = naive.encode(&row_codes, &col_codes, &index);
+        let expected = naive
+            .decode(&row_codes, &col_codes, &bytes)
+            .expect("right bytes");
+        let stride = cols + rng.below(3);
+        for set in sets() {
+            let what = format!("{} case {case}", set.isa().name());
+            let mut out = vec![9.0; (rows - 1) * stride + cols];
+            let run = |bytes: &[u8], out: &mut [f32]| {
+                // A box of just these bytes: a longer read would leave the allocation.
+                let bytes: Box<[u8]> = bytes.into();
+                set.ecq_decode(&decoder, &row_codes, &col_codes, &bytes, out, stride)
+            };
+            assert!(run(&bytes, &mut out), "{what}");
+            for (out, expected) in out.chunks(stride).zip(expected.chunks(cols)) {
+                assert_eq!(bits_of(&out[..cols]), bits_of(expected), "{what}");
+                assert!(out[cols..].iter().all(|v| *v == 9.0));
+            }
+            // Cut, longer, and changed units are told apart from right ones as the naive
+            // reader tells them.
+            let mut rng = Rng::new(case as u64);
+            for _ in 0..20 {
+                let mut bad = bytes.clone();
+                match rng.below(3) {
+                    0 => bad.truncate(rng.below(bad.len())),
+                    1 => bad.extend([0, 0]),
+                    _ => {
+                        let at = rng.below(bad.len());
+                        bad[at] ^= 1 << rng.below(8);
+                    }
+                }
+                let naive = naive.decode(&row_codes, &col_codes, &bad);
+                assert_eq!(run(&bad, &mut out), naive.is_some(), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn indices_are_chosen_alike_on_every_set() {
+    let mut rng = Rng::new(43);
+    for case in 0..60 {
+        let cols = [1, 7, 16, 33, 200][case % 5];
+        let rows = 1 + rng.below(16);
+        let low = [0, 0, 3][case % 3];
+        let mut chooser = Chooser::new((2.0, 1.7), 250.0, low);
+        for t in chooser.thresholds.iter_mut().flatten() {
+            *t = 0.5 + rng.uniform() as f32 * 0.2;
+        }
+        let mut costs = [[0.0f32; 256]; 32];
+        for (i, c) in costs.iter_mut().flatten().enumerate() {
+            *c = (i % 128) as f32 * 0.01 + rng.uniform() as f32;
+        }
+        chooser.set_costs(&costs);
+        let mut w: Vec<f32> = (0..rows * cols).map(|_| rng.gaussian() * 2.0).collect();
+        w[0] = 1e30;
+        let row_codes: Vec<u8> = (0..rows).map(|_| rng.below(32) as u8).collect();
+        let col_codes: Vec<u8> = (0..cols).map(|_| rng.below(32) as u8).collect();
+        let mut all = Vec::new();
+        for set in sets() {
+            let (mut x, mut rounded) = (vec![0.0; w.len()], vec![0; w.len()]);
+            let (mut y, mut coded) = (x.clone(), rounded.clone());
+            for r in 0..rows {
+                let range = r * cols..(r + 1) * cols;
+                let (x, out) = (&mut x[range.clone()], &mut rounded[range.clone()]);
+                set.ecq_round(&chooser, &w[range], row_codes[r], &col_codes, x, out);
+            }
+            let mut paths = Paths::default();
+            set.ecq_trellis(
+                &chooser, &w, &row_codes, &col_codes, &mut paths, &mut y, &mut coded,
+            );
+            assert_eq!(bits_of(&x), bits_of(&y));
+            assert_eq!(x[0], 0.0);
+            for ((x, w), k) in x.iter().zip(&w).zip(&rounded).skip(1) {
+                assert_eq!(*x, w * 2.0 * 1.7);
+                assert!((x - *k as f32).abs() <= 0.7, "{x} to {k}");
+            }
+            all.push((bits_of(&x), rounded, coded));
+        }
+        assert!(all.iter().all(|a| *a == all[0]), "case {case}");
+    }
+}
+
+#[test]
+fn the_trellis_finds_the_nearest_sequence() {
+    let mut rng = Rng::new(47);
+    const N: usize = 6;
+    for _ in 0..20 {
+        let mut chooser = Chooser::new((1.0, 1.0), 100.0, 0);
+        chooser.set_costs(&[[0.0; 256]; 32]);
+        let w: Vec<f32> = (0..N).map(|_| rng.gaussian() * 2.0).collect();
+        // Every sequence of indices from −4 to 4.
+        let mut nearest = f64::INFINITY;
+        for sequence in 0..9usize.pow(N as u32) {
+            let (mut rest, mut state, mut error) = (sequence, 0usize, 0.0);
+            for w in &w {
+                let k = (rest % 9) as i32 - 4;
+                rest /= 9;
+                let q = (state & 1) as i32;
+                error += (f64::from(*w) - f64::from(2 * k - k.signum() * q)).powi(2);
+                state = ecq::NEXT[2 * state + (k & 1) as usize].into();
+            }
+            nearest = nearest.min(error);
+        }
+        for set in sets() {
+            let (mut x, mut out) = ([0.0; N], [0; N]);
+            let mut paths = Paths::default();
+            set.ecq_trellis(&chooser, &w, &[16], &[16; N], &mut paths, &mut x, &mut out);
+            let (mut state, mut error) = (0usize, 0.0);
+            for (w, k) in w.iter().zip(out) {
+                let q = (state & 1) as i32;
+                error += (f64::from(*w) - f64::from(2 * k - k.signum() * q)).powi(2);
+                state = ecq::NEXT[2 * state + (k & 1) as usize].into();
+            }
+            assert!((error - nearest).abs() < 1e-4, "{error} for {nearest}");
         }
     }
 }

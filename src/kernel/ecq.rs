@@ -288,12 +288,42 @@ pub struct Chooser {
     pub low: u32,
     /// By class and whole part of the magnitude: from which fraction on to round up.
     pub thresholds: [[f32; 16]; CLASSES],
-    /// By class: cost of a symbol's magnitude, 128 of Q = 0 and 128 of Q = 1, in squared
-    /// steps. For the trellis.
-    pub costs: Vec<[f32; 256]>,
+    /// By class and whole part of a magnitude: costs of the branches. For the trellis.
+    costs: Vec<[f32; 4]>,
+    /// By class: cost of index 0 of Q = 1.
+    zeros: [f32; CLASSES],
 }
 
 impl Chooser {
+    /// For weights times `scale`, `low` low bits and magnitudes up to `limit`: rounds to
+    /// the nearest, and knows no costs.
+    pub fn new(scale: (f32, f32), limit: f32, low: u32) -> Self {
+        Self {
+            scale,
+            limit,
+            low,
+            thresholds: [[0.5; 16]; CLASSES],
+            costs: Vec::new(),
+            zeros: [0.0; CLASSES],
+        }
+    }
+
+    /// Sets the costs for the trellis, in squared steps: by class and symbol's magnitude,
+    /// 128 of Q = 0 and 128 of Q = 1.
+    pub fn set_costs(&mut self, costs: &[[f32; 256]; CLASSES]) {
+        self.costs.clear();
+        for of_class in costs {
+            self.costs.extend((0..WHOLES as i32).map(|whole| {
+                std::array::from_fn(|b| {
+                    // With low bits, a whole part stands for 2^low of them.
+                    let magnitude = (point(whole, RESIDUE[b]) + 1) >> 1;
+                    of_class[(b & 2) * 64 + magnitude.min(MAX_SYMBOL) as usize]
+                })
+            }));
+        }
+        self.zeros = std::array::from_fn(|class| costs[class][128]);
+    }
+
     /// Whether a weight is chosen for as 0 because it is too large.
     pub fn is_outlier(&self, w: f32) -> bool {
         (w * self.scale.0 * self.scale.1).abs() > self.limit
@@ -306,22 +336,33 @@ impl Chooser {
     }
 }
 
+/// Weights that are rounded together: what a compiler makes vectors of.
+const TOGETHER_ROUNDED: usize = 16;
+
 /// Indices of one row, `w.len()` of them, without a trellis; `x` becomes the weights over
 /// the step, outliers 0.
 #[inline(always)]
 fn round_body(c: &Chooser, w: &[f32], row: u8, cols: &[u8], x: &mut [f32], out: &mut [i32]) {
+    const N: usize = TOGETHER_ROUNDED;
     assert!(w.len() == cols.len() && w.len() == out.len() && w.len() == x.len());
-    for (((w, col), x), out) in w.iter().zip(cols).zip(x).zip(out) {
-        *x = c.scaled(*w);
-        let a = x.abs();
-        let whole = a as i32;
-        let class = row
-            .saturating_add(*col)
-            .saturating_sub(CENTRE)
-            .min(CLASSES as u8 - 1);
-        let threshold = c.thresholds[usize::from(class)][whole.min(15) as usize];
-        let up = i32::from(a - whole as f32 >= threshold);
-        *out = if *x < 0.0 { -(whole + up) } else { whole + up };
+    let mut thresholds = [0.0f32; N];
+    let chunks = w.chunks(N).zip(cols.chunks(N));
+    let outputs = x.chunks_mut(N).zip(out.chunks_mut(N));
+    for ((w, cols), (x, out)) in chunks.zip(outputs) {
+        for ((w, x), out) in w.iter().zip(&mut *x).zip(&mut *out) {
+            *x = c.scaled(*w);
+            *out = x.abs() as i32;
+        }
+        for ((threshold, col), out) in thresholds.iter_mut().zip(cols).zip(&*out) {
+            let class = row.saturating_add(*col).saturating_sub(CENTRE);
+            let class = usize::from(class.min(CLASSES as u8 - 1));
+            *threshold = c.thresholds[class][(*out).min(15) as usize & 15];
+        }
+        for ((threshold, x), out) in thresholds.iter().zip(&*x).zip(&mut *out) {
+            let up = i32::from(x.abs() - *out as f32 >= *threshold);
+            let magnitude = *out + up;
+            *out = if *x < 0.0 { -magnitude } else { magnitude };
+        }
     }
 }
 
@@ -340,12 +381,15 @@ pub const TOGETHER: usize = 16;
 pub struct Paths {
     /// By column: magnitudes over the step.
     a: Vec<[f32; TOGETHER]>,
-    /// By column and row: for each state, which of its two predecessors.
-    choice: Vec<[u8; TOGETHER]>,
-    /// By column and row: whether the index of Q = 1 and even parity is 0 though there is
-    /// a nearer one.
-    zero: Vec<[u8; TOGETHER]>,
+    /// By column and row: for each state, which of its two predecessors; bit 8: whether
+    /// the index of Q = 1 and even parity is 0 though there is a nearer one.
+    choice: Vec<[u16; TOGETHER]>,
+    /// By column: magnitudes of the indices.
+    k: Vec<[i32; TOGETHER]>,
 }
+
+/// Whole parts of magnitudes that have costs of their own.
+const WHOLES: usize = 256;
 
 /// The lattice point of residue r mod 4 nearest to a magnitude in [whole, whole + 1), or 0
 /// where that is −1.
@@ -354,8 +398,25 @@ fn point(whole: i32, r: i32) -> i32 {
     (whole - 1 + ((r + 1 - whole) & 3)).max(0)
 }
 
-/// Residues mod 4 of lattice points 2·Q + parity of their index.
+/// Residues mod 4 of lattice points, by 2·Q + parity of their index.
 const RESIDUE: [i32; 4] = [0, 2, 3, 1];
+
+/// By state + 8 · which of its two predecessors: 2·Q + parity of the branch, and 4 times
+/// the predecessor.
+const BACK: [u8; 16] = {
+    let mut back = [0; 16];
+    let mut from = 0;
+    while from < 8 {
+        let mut parity = 0;
+        while parity < 2 {
+            let s = NEXT[2 * from + parity] as usize;
+            back[s | (from >> 2) << 3] = (4 * from + 2 * (from & 1) + parity) as u8;
+            parity += 1;
+        }
+        from += 1;
+    }
+    back
+};
 
 /// Indices of up to [`TOGETHER`] rows through the trellis of 8 states: those with the least
 /// sum of squared errors and costs. `w` holds the rows one after another, as `x` and `out`
@@ -373,77 +434,85 @@ fn trellis_body(
     x: &mut [f32],
     out: &mut [i32],
 ) {
+    const N: usize = TOGETHER;
     let n = cols.len();
-    assert!(rows.len() <= TOGETHER && w.len() == rows.len() * n);
+    assert!(rows.len() <= N && w.len() == rows.len() * n);
     assert!(out.len() == w.len() && x.len() == w.len());
-    let costs: &[[f32; 256]; CLASSES] = c.costs.first_chunk().expect("costs of every class");
-    let Paths { a, choice, zero } = paths;
+    if w.is_empty() {
+        return;
+    }
+    let Paths { a, choice, k } = paths;
+    let costs: &[[f32; 4]; CLASSES * WHOLES] = c.costs.first_chunk().expect("costs of all classes");
     a.clear();
-    a.resize(n, [0.0; TOGETHER]);
-    choice.resize(n, [0; TOGETHER]);
-    zero.resize(n, [0; TOGETHER]);
+    a.resize(n, [0.0; N]);
+    choice.resize(n, [0; N]);
+    k.resize(n, [0; N]);
     for (r, (w, x)) in w.chunks_exact(n).zip(x.chunks_exact_mut(n)).enumerate() {
         for ((a, w), x) in a.iter_mut().zip(w).zip(x) {
             *x = c.scaled(*w);
             a[r] = x.abs();
         }
     }
-    let mut codes = [CENTRE; TOGETHER];
+    let mut codes = [CENTRE; N];
     codes[..rows.len()].copy_from_slice(rows);
 
     const FAR: f32 = 1e30;
-    let mut sums = [[FAR; TOGETHER]; 8];
-    sums[0] = [0.0; TOGETHER];
-    for (i, (((a, col), choice), zero)) in a
-        .iter()
-        .zip(cols)
-        .zip(choice.iter_mut())
-        .zip(zero.iter_mut())
-        .enumerate()
-    {
-        // Cost of each branch, by 2·Q + parity.
-        let mut branch = [[0.0f32; TOGETHER]; 4];
-        let mut class = [0usize; TOGETHER];
-        let mut whole = [0i32; TOGETHER];
-        for r in 0..TOGETHER {
+    let mut sums = [[FAR; N]; 8];
+    sums[0] = [0.0; N];
+    for (i, ((a, col), choice)) in a.iter().zip(cols).zip(choice.iter_mut()).enumerate() {
+        let mut whole = [0i32; N];
+        let mut at = [0i32; N];
+        let mut class = [0u8; N];
+        for r in 0..N {
             let code = codes[r].saturating_add(*col).saturating_sub(CENTRE);
-            class[r] = usize::from(code.min(CLASSES as u8 - 1));
+            class[r] = code.min(CLASSES as u8 - 1);
             whole[r] = a[r] as i32;
+            at[r] =
+                i32::from(class[r]) * WHOLES as i32 + (whole[r] >> c.low).min(WHOLES as i32 - 1);
+        }
+        // Cost of each branch, by 2·Q + parity.
+        let mut branch = [[0.0f32; N]; 4];
+        let mut zero = [0.0f32; N];
+        for r in 0..N {
+            let cost = costs[at[r] as usize & (CLASSES * WHOLES - 1)];
+            for b in 0..4 {
+                branch[b][r] = cost[b];
+            }
+            zero[r] = c.zeros[usize::from(class[r]) & (CLASSES - 1)];
         }
         for b in 0..4 {
-            for r in 0..TOGETHER {
-                let p = point(whole[r], RESIDUE[b]);
-                let magnitude = ((p + 1) >> 1 >> c.low).min(MAX_SYMBOL) as usize;
-                let d = a[r] - p as f32;
-                branch[b][r] = d * d + costs[class[r]][(b & 2) * 64 + magnitude];
+            for r in 0..N {
+                let d = a[r] - point(whole[r], RESIDUE[b]) as f32;
+                branch[b][r] += d * d;
             }
         }
-        for r in 0..TOGETHER {
-            let other = a[r] * a[r] + costs[class[r]][128];
+        let mut chosen = [0i32; N];
+        for r in 0..N {
+            let other = a[r] * a[r] + zero[r];
             let better = other < branch[2][r];
             branch[2][r] = if better { other } else { branch[2][r] };
-            zero[r] = u8::from(better);
+            chosen[r] = i32::from(better) << 8;
         }
-        let mut next = [[0.0f32; TOGETHER]; 8];
-        let mut chosen = [0i32; TOGETHER];
+        let mut next = [[0.0f32; N]; 8];
         for s in 0..8 {
             let r1 = s >> 2;
             let from = r1 | ((s & 1) ^ r1) << 1;
             let parity = s >> 1 & 1;
-            for r in 0..TOGETHER {
+            for r in 0..N {
                 let first = sums[from][r] + branch[2 * r1 + parity][r];
                 let second = sums[from | 4][r] + branch[2 * r1 + (parity ^ 1)][r];
-                next[s][r] = if second < first { second } else { first };
-                chosen[r] |= i32::from(second < first) << s;
+                let better = second < first;
+                next[s][r] = if better { second } else { first };
+                chosen[r] |= i32::from(better) << s;
             }
         }
-        for r in 0..TOGETHER {
-            choice[r] = chosen[r] as u8;
+        for r in 0..N {
+            choice[r] = chosen[r] as u16;
         }
         sums = next;
         if i % 64 == 63 {
             // Small sums are exact ones.
-            for r in 0..TOGETHER {
+            for r in 0..N {
                 let least = (1..8).fold(sums[0][r], |m, s| m.min(sums[s][r]));
                 for sum in &mut sums {
                     sum[r] -= least;
@@ -451,20 +520,31 @@ fn trellis_body(
             }
         }
     }
+    let mut s: [u16; N] = std::array::from_fn(|r| {
+        (1..8).fold(0, |m, s| if sums[s][r] < sums[m][r] { s } else { m }) as u16
+    });
+    for (choice, k) in choice.iter().zip(k.iter_mut()).rev() {
+        for r in 0..N {
+            let second = choice[r] >> (s[r] & 7) & 1;
+            let back = BACK[usize::from((s[r] | second << 3) & 15)];
+            s[r] = u16::from(back >> 2);
+            // The branch, for now.
+            k[r] = i32::from(back & 3);
+        }
+    }
+    for ((a, choice), k) in a.iter().zip(choice.iter()).zip(k.iter_mut()) {
+        for r in 0..N {
+            let (q, parity) = (k[r] >> 1, k[r] & 1);
+            // As in RESIDUE.
+            let residue = q + 2 * (parity ^ q);
+            let magnitude = (point(a[r] as i32, residue) + 1) >> 1;
+            let zero = i32::from(choice[r] >> 8) & q & (parity ^ 1);
+            k[r] = if zero == 1 { 0 } else { magnitude };
+        }
+    }
     for (r, (x, out)) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)).enumerate() {
-        let mut s = (1..8).fold(0, |m, s| if sums[s][r] < sums[m][r] { s } else { m });
-        for (i, (x, out)) in x.iter().zip(out).enumerate().rev() {
-            let second = usize::from(choice[i][r]) >> s & 1;
-            let r1 = s >> 2;
-            let parity = (s >> 1 & 1) ^ second;
-            let b = 2 * r1 + parity;
-            s = r1 | ((s & 1) ^ r1) << 1 | second << 2;
-            let k = if b == 2 && zero[i][r] == 1 {
-                0
-            } else {
-                (point(a[i][r] as i32, RESIDUE[b]) + 1) >> 1
-            };
-            *out = if *x < 0.0 { -k } else { k };
+        for ((x, out), k) in x.iter().zip(out).zip(k.iter()) {
+            *out = if *x < 0.0 { -k[r] } else { k[r] };
         }
     }
 }

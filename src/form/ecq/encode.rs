@@ -92,23 +92,27 @@ struct Setting {
 /// What a pass over units counts.
 #[derive(Clone, Debug)]
 struct Tally {
+    trellis: bool,
+    low: u32,
     weights: u64,
     /// By class, Q and symbol + 128.
     counts: Vec<[[u64; 256]; 2]>,
     /// `Σ e²`, e being the error in steps towards larger magnitudes, before offsets.
     error: f64,
-    /// By offset: number and Σ e.
-    moments: [(u64, f64); 16],
+    /// By offset: Σ e.
+    moments: [f64; 16],
     outliers: u64,
 }
 
 impl Tally {
-    fn new() -> Self {
+    fn new(trellis: bool, low: u32) -> Self {
         Self {
+            trellis,
+            low,
             weights: 0,
             counts: vec![[[0; 256]; 2]; CLASSES],
             error: 0.0,
-            moments: [(0, 0.0); 16],
+            moments: [0.0; 16],
             outliers: 0,
         }
     }
@@ -126,28 +130,49 @@ impl Tally {
         }
         self.error += other.error;
         for (a, b) in self.moments.iter_mut().zip(&other.moments) {
-            a.0 += b.0;
-            a.1 += b.1;
+            *a += b;
         }
         self.outliers += other.outliers;
     }
 
-    /// Offsets to the centroids, in 128ths.
+    /// Weights that take each offset.
+    fn takers(&self) -> [u64; 16] {
+        let mut takers = [0; 16];
+        for (q, counts) in self.counts.iter().flat_map(|c| c.iter().enumerate()) {
+            for (symbol, n) in (-128i32..).zip(counts) {
+                let k = symbol.abs();
+                let at = if self.trellis {
+                    8 * q as i32 + k.min(7)
+                } else {
+                    k.min(15)
+                };
+                takers[at as usize & 15] += n;
+            }
+        }
+        takers
+    }
+
+    /// Offsets to the centroids, in 128ths. None for 0, which has no sign, and none with
+    /// low bits, where they would not matter.
     fn offsets(&self) -> [i8; 16] {
-        self.moments.map(|(n, sum)| match n {
-            0 => 0,
-            n => (sum / n as f64 * 128.0)
-                .round_ties_even()
-                .clamp(-127.0, 127.0) as i8,
+        let takers = self.takers();
+        std::array::from_fn(|i| {
+            let none = self.low > 0 || i == 0 || (self.trellis && i == 8) || takers[i] == 0;
+            if none {
+                return 0;
+            }
+            let offset = self.moments[i] / takers[i] as f64 * 128.0;
+            offset.round_ties_even().clamp(-127.0, 127.0) as i8
         })
     }
 
     /// Squared error in squared steps, with the offsets.
     fn distortion(&self) -> f64 {
         let mut error = self.error;
-        for ((n, sum), offset) in self.moments.iter().zip(self.offsets()) {
+        let offsets = self.offsets().into_iter().zip(self.takers());
+        for (moment, (offset, takers)) in self.moments.iter().zip(offsets) {
             let o = f64::from(offset) / 128.0;
-            error += *n as f64 * o * o - 2.0 * o * sum;
+            error += takers as f64 * o * o - 2.0 * o * moment;
         }
         error.max(0.0)
     }
@@ -188,6 +213,9 @@ struct Model {
 /// or the error, in powers of two.
 const CONTENT: f64 = 0.006;
 
+/// Weights of the first rounds.
+const FEW: usize = 64 << 10;
+
 /// And aims this far below.
 const MARGIN: f64 = 0.002;
 
@@ -214,7 +242,7 @@ impl Encoder<'_> {
         let codes = self.choose_codes(codes, delta, &sample)?;
         let side = codes.bits();
 
-        let few = self.few_units();
+        let few = self.few();
         let mut model: Option<Model> = None;
         for _ in 0..5 {
             let low = self.low(delta, &sample);
@@ -243,7 +271,8 @@ impl Encoder<'_> {
             }
         }
 
-        // Steps whose result does and does not keep the bound.
+        // Steps whose result does and does not keep the bound. The model stays as it is from
+        // the second round on: what follows depends on the step alone, nearly in one way.
         let (mut good, mut bad): (Option<(f64, Encoded)>, Option<f64>) = (None, None);
         for round in 0..12 {
             let low = self.low(delta, &sample);
@@ -255,8 +284,10 @@ impl Encoder<'_> {
                     log2((found / error).clamp(1e-9, 1e9))
                 }
             };
-            model = Some(made.model.clone());
             let mut change = (excess + MARGIN).clamp(-6.0, 6.0);
+            if round == 0 {
+                model = Some(made.model.clone());
+            }
             if excess <= 0.0 {
                 if good
                     .as_ref()
@@ -340,11 +371,20 @@ impl Encoder<'_> {
         }
     }
 
-    /// Up to eight units for the first rounds, evenly spread.
-    fn few_units(&self) -> Vec<usize> {
-        let all = self.units.count();
-        let n = all.min(8);
-        (0..n).map(|i| i * all / n).collect()
+    /// Rows for the first rounds, evenly spread: about 64 Ki weights.
+    fn few(&self) -> Vec<Piece> {
+        let Units {
+            rows, unit_cols, ..
+        } = self.units;
+        let across = self.units.across();
+        let groups = rows.div_ceil(TOGETHER);
+        let wanted = (FEW / (TOGETHER * unit_cols)).clamp(1, groups);
+        let piece = |i: usize| {
+            let row = i * groups / wanted * TOGETHER;
+            let (_, cols) = self.units.at(i % across);
+            (row..(row + TOGETHER).min(rows), cols)
+        };
+        (0..wanted).map(piece).collect()
     }
 
     /// Some of the magnitudes, evenly spread.
@@ -411,14 +451,10 @@ impl Encoder<'_> {
             DType::BF16 => 3.38e38,
             _ => f64::from(f32::MAX),
         };
-        let mut chooser = Chooser {
-            scale: (exp2i(-exponent) as f32, 1.0 / step),
-            // So that no weight is taken past the range of its type.
-            limit: greatest.min(widest / delta - 4.0) as f32,
-            low,
-            thresholds: [[0.5; 16]; CLASSES],
-            costs: Vec::new(),
-        };
+        // So that no weight is taken past the range of its type.
+        let limit = greatest.min(widest / delta - 4.0) as f32;
+        let scale = (exp2i(-exponent) as f32, 1.0 / step);
+        let mut chooser = Chooser::new(scale, limit, low);
         match model {
             Some(model) => self.costs_of(model, &mut chooser),
             None if self.trellis => self.first_costs(codes, delta, &mut chooser),
@@ -439,7 +475,7 @@ impl Encoder<'_> {
         // steps the error hardly depends on the step.
         let error = tally.distortion() / tally.weights.max(1) as f64;
         let slope = 2.0 * std::f64::consts::LN_2 * error;
-        let mut costs = vec![[0.0f32; 256]; CLASSES];
+        let mut costs = [[0.0f32; 256]; CLASSES];
         for (class, costs) in costs.iter_mut().enumerate() {
             for q in 0..if self.trellis { 2 } else { 1 } {
                 let bits = tables.bits_of(class, q, chooser.low);
@@ -455,15 +491,15 @@ impl Encoder<'_> {
             }
         }
         if self.trellis {
-            chooser.costs = costs;
+            chooser.set_costs(&costs);
         }
     }
 
     /// Costs before anything was counted: those of Gaussian classes.
     fn first_costs(&self, codes: &Codes, delta: f64, chooser: &mut Chooser) {
         let slope = 0.36;
-        chooser.costs = vec![[0.0; 256]; CLASSES];
-        for (class, costs) in chooser.costs.iter_mut().enumerate() {
+        let mut all = [[0.0; 256]; CLASSES];
+        for (class, costs) in all.iter_mut().enumerate() {
             let sigma = codes.sigma * exp2((class as f64 - f64::from(CENTRE)) / STEPS);
             for (j, cost) in costs.iter_mut().enumerate() {
                 let k = ((j % 128) << chooser.low) as f64;
@@ -471,6 +507,7 @@ impl Encoder<'_> {
                 *cost = (slope * (0.5 * std::f64::consts::LOG2_E * t * t).min(30.0)) as f32;
             }
         }
+        chooser.set_costs(&all);
     }
 
     /// Chooses the indices of units, and counts them; keeps them if asked to.
@@ -478,18 +515,18 @@ impl Encoder<'_> {
         &self,
         codes: &Codes,
         setting: &Setting,
-        units: &[usize],
+        pieces: &[Piece],
         keep: bool,
     ) -> Result<(Tally, Vec<Chosen>)> {
         // A few units at a time, so that their counts need not be held for all.
-        let mut total = Tally::new();
+        let mut total = Tally::new(self.trellis, setting.chooser.low);
         let mut kept = Vec::new();
-        for some in units.chunks(64) {
+        for some in pieces.chunks(64) {
             let done: Vec<(Tally, Chosen)> = some
                 .par_iter()
-                .map_init(Work::default, |work, unit| {
+                .map_init(Work::default, |work, piece| {
                     self.context.check_cancel()?;
-                    self.choose(codes, setting, *unit, work, keep)
+                    self.choose(codes, setting, piece, work, keep)
                 })
                 .collect::<Result<_>>()?;
             for (tally, chosen) in done {
@@ -502,49 +539,49 @@ impl Encoder<'_> {
         Ok((total, kept))
     }
 
-    /// The weights of a unit, row-major.
+    /// The weights of a piece, row-major.
     fn weights<'w>(
         &'w self,
-        unit: usize,
+        piece: &Piece,
         floats: &'w mut Vec<f32>,
-        piece: &'w mut Vec<f32>,
+        copy: &'w mut Vec<f32>,
     ) -> &'w [f32] {
-        let (rows, cols) = self.units.at(unit);
+        let (rows, cols) = piece.clone();
         if cols.len() == self.meta.cols {
             return self.view.rows_f32(rows, floats);
         }
-        piece.clear();
+        copy.clear();
         for row in rows {
             let w = self.view.rows_f32(row..row + 1, floats);
-            piece.extend_from_slice(&w[cols.clone()]);
+            copy.extend_from_slice(&w[cols.clone()]);
         }
-        piece
+        copy
     }
 
     fn choose(
         &self,
         codes: &Codes,
         setting: &Setting,
-        unit: usize,
+        piece: &Piece,
         work: &mut Work,
         keep: bool,
     ) -> Result<(Tally, Chosen)> {
         let kernels = kernels();
         let chooser = &setting.chooser;
-        let (rows, cols) = self.units.at(unit);
+        let (rows, cols) = piece.clone();
         let n = cols.len();
         let Work {
             floats,
-            piece,
+            copy,
             paths,
             x,
             index,
         } = work;
-        let w = self.weights(unit, floats, piece);
+        let w = self.weights(piece, floats, copy);
         let (row_codes, col_codes) = (&codes.rows[rows.clone()], &codes.cols[cols.clone()]);
         x.resize(TOGETHER * n, 0.0);
         index.resize(TOGETHER * n, 0);
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(self.trellis, chooser.low);
         tally.weights = w.len() as u64;
         let mut chosen = Chosen::default();
         if keep {
@@ -606,7 +643,7 @@ impl Encoder<'_> {
     ) -> Result<Encoded> {
         let setting = self.setting(delta, low, codes, model);
         let layout = self.layout(low);
-        let all: Vec<usize> = (0..self.units.count()).collect();
+        let all: Vec<Piece> = (0..self.units.count()).map(|u| self.units.at(u)).collect();
         // Indices are kept for the coder, or chosen again where they would take too much.
         let keep = self.meta.len() <= 1 << 26;
         let (tally, mut kept) = self.pass(codes, &setting, &all, keep)?;
@@ -619,9 +656,9 @@ impl Encoder<'_> {
             .map_init(Work::default, |work, (unit, mut chosen)| {
                 self.context.check_cancel()?;
                 if !keep {
-                    chosen = self.choose(codes, &setting, unit, work, true)?.1;
+                    chosen = self.choose(codes, &setting, &all[unit], work, true)?.1;
                 }
-                let (rows, cols) = self.units.at(unit);
+                let (rows, cols) = all[unit].clone();
                 let bytes = coder.encode(&chosen.index, &codes.rows[rows], &codes.cols[cols]);
                 Ok::<_, Error>((bytes, chosen.outliers))
             })
@@ -677,11 +714,14 @@ impl Encoder<'_> {
     }
 }
 
+/// A window of rows and one of columns.
+type Piece = (Range<usize>, Range<usize>);
+
 /// Working memory of one thread.
 #[derive(Debug, Default)]
 struct Work {
     floats: Vec<f32>,
-    piece: Vec<f32>,
+    copy: Vec<f32>,
     paths: Paths,
     x: Vec<f32>,
     index: Vec<i32>,
@@ -711,8 +751,10 @@ impl Tally {
         counts: &mut [[[u32; 256]; 2]],
     ) {
         let mut state = 0u8;
-        let mut error = 0.0;
-        for ((x, k), col) in x.iter().zip(index).zip(cols) {
+        // Two sums in turn, so that additions do not wait for each other.
+        let mut errors = [0.0; 2];
+        let mut moments = [[0.0; 16]; 2];
+        for (i, ((x, k), col)) in x.iter().zip(index).zip(cols).enumerate() {
             let q = if TRELLIS { i32::from(state & 1) } else { 0 };
             let symbol = (k >> low) + 128;
             counts[class(row, *col)][q as usize][(symbol & 255) as usize] += 1;
@@ -727,12 +769,16 @@ impl Tally {
                 at = magnitude.min(15);
             }
             let e = f64::from(x.abs() - magnitude as f32);
-            error += e * e;
-            if *k != 0 && low == 0 {
-                let moment = &mut self.moments[at as usize & 15];
-                moment.0 += 1;
-                moment.1 += e;
-            }
+            errors[i % 2] += e * e;
+            moments[i % 2][at as usize & 15] += e;
+        }
+        let error = errors[0] + errors[1];
+        for (moment, (a, b)) in self
+            .moments
+            .iter_mut()
+            .zip(moments[0].iter().zip(moments[1]))
+        {
+            *moment += a + b;
         }
         self.error += error;
     }
@@ -1137,8 +1183,7 @@ impl Encoder<'_> {
         let delta = if self.trellis { 2.0 * delta } else { delta };
         let setting = plain.setting(delta, low, &codes, None);
         let layout = plain.layout(low);
-        let mut few = self.few_units();
-        few.truncate(4);
+        let few = self.few();
         let neutral = codes.neutral();
         let mut best: Option<(f64, Codes)> = None;
         for (by_rows, by_cols) in [(false, false), (true, true), (true, false), (false, true)] {

@@ -26,6 +26,8 @@
 
 mod encode;
 mod head;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
