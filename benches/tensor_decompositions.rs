@@ -152,7 +152,7 @@ fn errors(model: Option<&Path>, python: Option<&str>) {
                     "/benches/peer_tensorly_cp.py"
                 ))
                 .args([file.as_os_str(), shape.join("x").as_ref()])
-                .args([name, &codec, rank])
+                .args([name, codec, rank])
                 .status();
             assert!(peer.expect("runs").success(), "the peer failed");
         }

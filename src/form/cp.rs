@@ -768,13 +768,13 @@ impl Cp {
         let largest = self.largest();
         let rank = self.rank as u64;
         let mut size = self.meta.cols as u64;
-        let mut total = size * rank;
+        let mut total = size.saturating_mul(rank);
         size /= (self.modes[largest] as u64).max(1);
         for m in (1..self.modes.len()).rev().filter(|m| *m != largest) {
-            total += size * rank;
+            total = total.saturating_add(size.saturating_mul(rank));
             size /= (self.modes[m] as u64).max(1);
         }
-        total + rank * (1 + self.meta.rows as u64)
+        total.saturating_add(rank.saturating_mul(1 + self.meta.rows as u64))
     }
 
     fn dense_macs(&self) -> u64 {
@@ -785,7 +785,9 @@ impl Cp {
     /// scaled rows, which decode, are about three times as slow as a dense product.
     fn rather_dense(&self, batch: usize) -> bool {
         let batch = batch as u64;
-        let decode = self.dense_macs().saturating_mul(3 * self.rank as u64);
+        let decode = self
+            .dense_macs()
+            .saturating_mul((self.rank as u64).saturating_mul(3));
         let dense = self.dense_macs().saturating_mul(batch);
         self.chain_macs().saturating_mul(batch) >= dense.saturating_add(decode)
     }
@@ -807,7 +809,8 @@ impl Cp {
     /// Rows of `x` or `g` that go through the chain at a time.
     fn piece(&self, batch: usize, product: &Product<'_>) -> usize {
         let rest = self.meta.cols / self.modes[self.largest()].max(1);
-        let row = (self.meta.cols + 2 * rest.saturating_mul(self.rank)).saturating_mul(4);
+        let row = rest.saturating_mul(self.rank).saturating_mul(2);
+        let row = row.saturating_add(self.meta.cols).saturating_mul(4);
         (product.scratch_bytes / row.max(1)).clamp(1, batch.max(1))
     }
 
