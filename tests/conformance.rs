@@ -30,6 +30,11 @@ const SPECS: &[&str] = &[
     "int4 + int4",
     "mask(keep=5%) + q(bits=3, group=128) | zstd",
     "int4(group=row) + mask(keep=2%, values=[f16]) + q(bits=2)",
+    "svd(rank=4)",
+    "svd(error=10%)",
+    "svd(energy=90%, factors=[f16])",
+    "svd(params=40%, factors=[int8])",
+    "svd(rank=2) + int4 | zstd",
 ];
 
 fn specs() -> impl Iterator<Item = &'static str> {

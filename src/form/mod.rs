@@ -11,6 +11,7 @@ mod product;
 mod quant;
 mod registry;
 mod sum;
+mod svd;
 mod tensor;
 
 use std::ops::Range;
