@@ -35,6 +35,9 @@ const SPECS: &[&str] = &[
     "svd(energy=90%, factors=[f16])",
     "svd(params=40%, factors=[int8])",
     "svd(rank=2) + int4 | zstd",
+    "tt(rank=8)",
+    "tt(error=10%)",
+    "tt(rank=6, order=interleaved, factors=[int8(group=row)])",
 ];
 
 fn specs() -> impl Iterator<Item = &'static str> {

@@ -13,6 +13,7 @@ mod registry;
 mod sum;
 mod svd;
 mod tensor;
+mod tt;
 
 use std::ops::Range;
 

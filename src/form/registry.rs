@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{EncodeContext, Form, Stored, dense, mask, quant, sum, svd};
+use super::{EncodeContext, Form, Stored, dense, mask, quant, sum, svd, tt};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::pack;
@@ -31,7 +31,14 @@ pub struct FormDef {
 }
 
 /// Every form there is.
-pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF, &sum::DEF, &svd::DEF];
+pub static REGISTRY: &[&FormDef] = &[
+    &dense::DEF,
+    &quant::DEF,
+    &mask::DEF,
+    &sum::DEF,
+    &svd::DEF,
+    &tt::DEF,
+];
 
 /// Names that stand for a choice to be made: `plan` resolves them to a form.
 pub(crate) static DIRECTIVES: &[Codec] = &[

@@ -320,7 +320,7 @@ fn encode_form(
     match budget {
         Budget::Rank(_) | Budget::Params(_) => Ok(Box::new(source.form(rank)?)),
         Budget::Tail(share) => {
-            let rank = source.found.rank_for_tail(total, share * total);
+            let rank = linalg::rank_for_tail(&source.found.s, total, share * total);
             // What rounding leaves of a tail of zero is left.
             Ok(Box::new(source.form(rank.unwrap_or(usize::MAX))?))
         }
@@ -380,7 +380,7 @@ impl Source<'_> {
     fn within(&mut self, error: f64) -> Result<Box<dyn Form>> {
         let tail = error * error * self.total;
         let all = self.meta.rows.min(self.meta.cols).max(1);
-        let first = self.found.rank_for_tail(self.total, tail);
+        let first = linalg::rank_for_tail(&self.found.s, self.total, tail);
         let first = first.unwrap_or(all).clamp(1, all);
         let form = self.form(first)?;
         let mut reached = self.error_of(&form)?;
