@@ -41,19 +41,17 @@ pub(crate) struct Svd {
     pub(crate) v: Mat<f32>,
 }
 
-impl Svd {
-    /// How many values leave at most `tail` of the squared norm `total` behind them;
-    /// `None` if all that are known leave more.
-    pub(crate) fn rank_for_tail(&self, total: f64, tail: f64) -> Option<usize> {
-        let mut left = total;
-        for (i, s) in self.s.iter().enumerate() {
-            if left <= tail {
-                return Some(i);
-            }
-            left -= s * s;
+/// How many of the values leave at most `tail` of the squared norm `total` behind them;
+/// `None` if all of them leave more.
+pub(crate) fn rank_for_tail(s: &[f64], total: f64, tail: f64) -> Option<usize> {
+    let mut left = total;
+    for (i, s) in s.iter().enumerate() {
+        if left <= tail {
+            return Some(i);
         }
-        (left <= tail).then_some(self.s.len())
+        left -= s * s;
     }
+    (left <= tail).then_some(s.len())
 }
 
 /// A row-major slice as a matrix.
@@ -233,18 +231,19 @@ fn divide_columns(a: &mut Mat<f32>, s: &[f64]) {
 
 /// All singular values and vectors, from the Gram matrix of the smaller side.
 pub(crate) fn svd(a: MatRef<'_, f32>) -> Result<Svd> {
-    leading(a, usize::MAX)
+    leading(a, |s| s.len())
 }
 
-/// [`svd`], of which no more than `most` vectors are formed.
-fn leading(a: MatRef<'_, f32>, most: usize) -> Result<Svd> {
+/// [`svd`], of which only as many vectors are formed as `count` says of the values.
+fn leading(a: MatRef<'_, f32>, count: impl Fn(&[f64]) -> usize) -> Result<Svd> {
     let wide = a.nrows() <= a.ncols();
     let short = if wide { a } else { a.transpose() };
     let (values, vectors) = symmetric_eigen(gram(short).as_ref())?;
     // Rounding of f64 sums leaves eigenvalues of zero at a few ulps of the largest.
     let floor = values.first().copied().unwrap_or(0.0) * 1e-15 * (short.nrows() as f64).sqrt();
     let kept = values.iter().take_while(|v| **v > floor && **v > 0.0);
-    let s: Vec<f64> = kept.take(most).map(|v| v.sqrt()).collect();
+    let mut s: Vec<f64> = kept.map(|v| v.sqrt()).collect();
+    s.truncate(count(&s));
     let near = narrow(&vectors, s.len());
     let mut far = product(short.transpose(), near.as_ref());
     divide_columns(&mut far, &s);
@@ -300,7 +299,7 @@ fn sketched(a: MatRef<'_, f32>, rank: usize, columns: usize) -> Result<Svd> {
     let q = qr(all.as_ref()).0;
     // A ≈ Q·(Aᵀ·Q)ᵀ; the small side of that is decomposed exactly.
     let right = product(a.transpose(), q.as_ref());
-    let small = leading(right.transpose(), rank)?;
+    let small = leading(right.transpose(), |_| rank)?;
     Ok(Svd {
         u: product(q.as_ref(), small.u.as_ref()),
         s: small.s,
@@ -315,7 +314,7 @@ pub(crate) fn truncated_svd(a: MatRef<'_, f32>, rank: usize) -> Result<Svd> {
     if sketch_pays(a, columns) {
         return sketched(a, rank, columns);
     }
-    leading(a, rank)
+    leading(a, |_| rank)
 }
 
 /// As many singular values as leave at most `tail` of the squared norm `total`, and
@@ -327,13 +326,13 @@ pub(crate) fn svd_to_tail(a: MatRef<'_, f32>, total: f64, tail: f64) -> Result<S
         let mut rank = 48;
         while sketch_pays(a, sketch_columns(rank)) {
             let found = sketched(a, sketch_columns(rank), sketch_columns(rank))?;
-            if found.rank_for_tail(total, tail).is_some() {
+            if rank_for_tail(&found.s, total, tail).is_some() {
                 return Ok(found);
             }
             rank *= 2;
         }
     }
-    svd(a)
+    leading(a, |s| rank_for_tail(s, total, tail).unwrap_or(s.len()))
 }
 
 /// The left singular vectors of the `rank` largest values: `min(rank, rows, cols)`
@@ -491,7 +490,7 @@ mod tests {
         let a = random(900, 1100);
         let total = norm_squared(&to_rows(a.as_ref()));
         let error = |s: &Svd| (1.0 - s.s.iter().map(|s| s * s).sum::<f64>() / total).sqrt();
-        let best = leading(a.as_ref(), 60).unwrap();
+        let best = leading(a.as_ref(), |_| 60).unwrap();
         let found = truncated_svd(a.as_ref(), 60).unwrap();
         assert_eq!(found.s.len(), 60);
         assert!(
@@ -514,7 +513,7 @@ mod tests {
         for error in [0.3, 0.1, 0.01] {
             let tail = total * error * error;
             let found = svd_to_tail(a.as_ref(), total, tail).unwrap();
-            let rank = found.rank_for_tail(total, tail).unwrap();
+            let rank = rank_for_tail(&found.s, total, tail).unwrap();
             let mut left: f64 = s.iter().map(|s| s * s).sum();
             let expected = s.iter().take_while(|s| {
                 let more = left > tail;

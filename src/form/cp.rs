@@ -235,7 +235,7 @@ fn singular(x: &[f32], sizes: &[usize], asked: Option<usize>, error: f64) -> Res
         Some(rank) => (linalg::truncated_svd(a, rank)?, rank),
         None => {
             let found = linalg::svd_to_tail(a, total, tail)?;
-            let rank = found.rank_for_tail(total, tail);
+            let rank = linalg::rank_for_tail(&found.s, total, tail);
             let rank = rank.unwrap_or(found.s.len());
             (found, rank)
         }
@@ -331,7 +331,7 @@ fn search(als: &Als<'_>, values: &[f32], error: f64, restarts: usize) -> Result<
         let unfolded = linalg::by_rows(&unfolded, *n, values.len() / n);
         let tail = error * error * total;
         let found = linalg::svd_to_tail(unfolded, total, tail)?;
-        let rank = found.rank_for_tail(total, tail);
+        let rank = linalg::rank_for_tail(&found.s, total, tail);
         least = least.max(rank.unwrap_or(found.s.len()));
     }
     let (mut low, mut rank) = (least - 1, least);

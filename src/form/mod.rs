@@ -17,7 +17,9 @@ mod sdr;
 mod select;
 mod spectral;
 mod sum;
+mod svd;
 mod tensor;
+mod tt;
 mod tucker;
 
 use std::ops::Range;

@@ -41,6 +41,8 @@ pub static REGISTRY: &[&FormDef] = &[
     &super::spectral::DEF,
     &super::tucker::DEF,
     &super::cp::DEF,
+    &super::svd::DEF,
+    &super::tt::DEF,
     &super::sum::DEF,
 ];
 

@@ -297,7 +297,7 @@ fn matrix_search(x: &[f32], sizes: &[usize], goal: Goal) -> Result<Vec<usize>> {
         Goal::Tail(tail) => {
             let total = linalg::norm_squared(x);
             let found = linalg::svd_to_tail(linalg::by_rows(x, rows, cols), total, tail * total)?;
-            let rank = found.rank_for_tail(total, tail * total);
+            let rank = linalg::rank_for_tail(&found.s, total, tail * total);
             rank.unwrap_or(found.s.len())
         }
     };
