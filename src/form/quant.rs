@@ -2,9 +2,10 @@
 //!
 //! * Exploits: neighbouring weights are of like size and about evenly spread, so a few
 //!   bits and a shared scale hold them. `w = multiplier · (s·c + z)`.
-//! * Layout: one part, `tiles`, the stored order being the order that the kernels read;
-//!   see [`crate::kernel::quant`]. Parameters `bits`, `group` (columns; 0 for the whole
-//!   tensor), `zeros`, `multiplier`, `offset`.
+//! * Layout: parts `codes` and `scales` (empty if one scale serves the whole tensor), both
+//!   tile by tile in the order that the kernels read; see [`crate::kernel::quant`].
+//!   Parameters `bits`, `group` (columns; 0 for the whole tensor), `zeros`, `multiplier`,
+//!   `offset`.
 //! * Error: at most half a step per weight where nothing is clipped; a step is the
 //!   group's largest magnitude over 2^(bits−1). Measured on Gaussian weights with groups
 //!   of 32: 45 dB at 8 bits, 21.3 at 4 (21.8 with `search=lsq`), 8.8 at 2 (9.6).
@@ -109,7 +110,8 @@ fn canonical(codec: &'static Codec, options: &Options) -> Result<Term> {
 struct Quant {
     meta: Meta,
     quantizer: Quantizer,
-    tiles: Buffer,
+    codes: Buffer,
+    scales: Buffer,
 }
 
 /// Rows read, converted and encoded by one task: a few tiles, about 256 KiB of f32.
@@ -156,32 +158,55 @@ fn encode_form(
         multiplier,
         offset,
     };
-    let row_bytes = layout.row_bytes();
-    let mut bytes = AlignedBytes::zeroed(checked_mul(meta.rows, row_bytes)?)?;
+    let (code_bytes, scale_bytes) = (layout.code_row_bytes(), layout.scale_row_bytes());
+    let mut codes = AlignedBytes::zeroed(checked_mul(meta.rows, code_bytes)?)?;
+    let mut scales = AlignedBytes::zeroed(checked_mul(meta.rows, scale_bytes)?)?;
     if !meta.is_empty() {
         let rows = task_rows(meta.cols);
         let kernels = kernels();
-        bytes
-            .par_chunks_mut(rows * row_bytes)
-            .enumerate()
-            .try_for_each_init(Vec::new, |floats: &mut Vec<f32>, (i, out)| {
+        // Without scales there is nothing to cut into pieces: each task gets an empty one.
+        let mut pieces = scales.chunks_mut((rows * scale_bytes).max(1));
+        let tasks: Vec<_> = codes
+            .chunks_mut(rows * code_bytes)
+            .map(|codes| (codes, pieces.next().unwrap_or_default()))
+            .collect();
+        tasks.into_par_iter().enumerate().try_for_each_init(
+            Vec::new,
+            |floats: &mut Vec<f32>, (i, (codes, scales))| {
                 context.check_cancel()?;
                 let first = i * rows;
-                let n = out.len() / row_bytes;
+                let n = codes.len() / code_bytes;
                 let floats = view.rows_f32(first..first + n, floats);
-                let tiles = out.chunks_mut(TILE_ROWS * row_bytes);
-                for (w, tile) in floats.chunks(TILE_ROWS * meta.cols).zip(tiles) {
-                    kernels.quant_encode(&quantizer, w, w.len() / meta.cols, tile);
+                let mut left = scales;
+                let codes = codes.chunks_mut(TILE_ROWS * code_bytes);
+                for (w, codes) in floats.chunks(TILE_ROWS * meta.cols).zip(codes) {
+                    let rows = w.len() / meta.cols;
+                    let (scales, rest) = left.split_at_mut(rows * scale_bytes);
+                    left = rest;
+                    kernels.quant_encode(&quantizer, w, &[], rows, scales, codes);
                 }
                 Ok::<_, Error>(())
-            })?;
+            },
+        )?;
     }
-    let tiles = Buffer::owned(bytes, 1, TILE_ROWS * row_bytes)?;
+    let codes = Buffer::owned(codes, 1, TILE_ROWS * code_bytes)?;
+    let scales = Buffer::owned_in_chunks(scales, 2, scale_chunk(&layout, codes.chunk_len()))?;
     Ok(Box::new(Quant {
         meta,
         quantizer,
-        tiles,
+        codes,
+        scales,
     }))
+}
+
+/// Bytes of the scales of the rows whose codes take a chunk, or of the fewest rows that
+/// are whole tiles and whole cache lines.
+fn scale_chunk(layout: &Layout, code_chunk: usize) -> usize {
+    let step = 2 * TILE_ROWS;
+    let steps = code_chunk / (layout.code_row_bytes() * step).max(1);
+    let chunk = (steps.max(1) * step).saturating_mul(layout.scale_row_bytes());
+    // Codes take more room than scales, but for rows of a few columns.
+    chunk.clamp(64, code_chunk)
 }
 
 /// The power of two that brings the largest magnitude into [2^14, 2^15): scales are then
@@ -283,33 +308,41 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
         multiplier: stored.float("multiplier")?,
         offset: stored.float("offset")?,
     };
-    let tiles = stored.buffer("tiles", checked_mul(meta.rows, layout.row_bytes())?)?;
+    let codes = stored.buffer("codes", checked_mul(meta.rows, layout.code_row_bytes())?)?;
+    let scales = stored.buffer("scales", checked_mul(meta.rows, layout.scale_row_bytes())?)?;
     Ok(Box::new(Quant {
         meta,
         quantizer,
-        tiles,
+        codes,
+        scales,
     }))
 }
 
 impl Quant {
-    /// Calls `f` with each tile of the window: rows within the window, bytes.
+    /// Calls `f` with each tile of the window: its rows, scales, codes.
     fn for_tiles(
         &self,
         rows: Range<usize>,
-        scratch: &mut Vec<u8>,
-        mut f: impl FnMut(Range<usize>, &[u8]),
+        code_scratch: &mut Vec<u8>,
+        scale_scratch: &mut Vec<u8>,
+        mut f: impl FnMut(Range<usize>, &[u8], &[u8]),
     ) -> Result<()> {
-        let row_bytes = self.quantizer.layout.row_bytes();
+        let layout = &self.quantizer.layout;
         let first = rows.start / TILE_ROWS * TILE_ROWS;
         let last = rows.end.next_multiple_of(TILE_ROWS).min(self.meta.rows);
-        let bytes = self
-            .tiles
-            .window(first * row_bytes..last * row_bytes, scratch)?;
+        let bytes_of = |row_bytes: usize| first * row_bytes..last * row_bytes;
+        let (code_bytes, scale_bytes) = (layout.code_row_bytes(), layout.scale_row_bytes());
+        let codes = self.codes.window(bytes_of(code_bytes), code_scratch)?;
+        let scales = self.scales.window(bytes_of(scale_bytes), scale_scratch)?;
         let mut at = first;
         while at < last {
             let n = TILE_ROWS.min(self.meta.rows - at);
-            let from = (at - first) * row_bytes;
-            f(at..at + n, &bytes[from..from + n * row_bytes]);
+            let from = at - first;
+            f(
+                at..at + n,
+                &scales[from * scale_bytes..(from + n) * scale_bytes],
+                &codes[from * code_bytes..(from + n) * code_bytes],
+            );
             at += n;
         }
         Ok(())
@@ -338,13 +371,18 @@ impl Form for Quant {
     }
 
     fn parts(&self) -> Vec<(&'static str, Part<'_>)> {
-        vec![("tiles", Part::Buffer(&self.tiles))]
+        vec![
+            ("codes", Part::Buffer(&self.codes)),
+            ("scales", Part::Buffer(&self.scales)),
+        ]
     }
 
     fn map_buffers(&self, f: &mut dyn FnMut(&Buffer) -> Result<Buffer>) -> Result<Box<dyn Form>> {
         Ok(Box::new(Self {
-            tiles: f(&self.tiles)?,
-            ..self.clone()
+            meta: self.meta.clone(),
+            quantizer: self.quantizer,
+            codes: f(&self.codes)?,
+            scales: f(&self.scales)?,
         }))
     }
 
@@ -358,7 +396,8 @@ impl Form for Quant {
 
     fn scratch_for(&self, rows: usize) -> usize {
         let layout = &self.quantizer.layout;
-        self.tiles.scratch_for(rows * layout.row_bytes())
+        self.codes.scratch_for(rows * layout.code_row_bytes())
+            + self.scales.scratch_for(rows * layout.scale_row_bytes())
     }
 
     fn decode_f32(&self, rows: Range<usize>, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
@@ -367,17 +406,22 @@ impl Form for Quant {
         }
         let cols = self.meta.cols;
         let kernels = kernels();
-        let Scratch { bytes, floats, .. } = scratch;
-        self.for_tiles(rows.clone(), bytes, |tile, bytes| {
+        let Scratch {
+            bytes,
+            more_bytes,
+            floats,
+            ..
+        } = scratch;
+        self.for_tiles(rows.clone(), bytes, more_bytes, |tile, scales, codes| {
             if rows.start <= tile.start && tile.end <= rows.end {
                 let to = (tile.start - rows.start) * cols;
                 let out = &mut out[to..to + tile.len() * cols];
-                kernels.quant_decode(&self.quantizer, bytes, tile.len(), out);
+                kernels.quant_decode(&self.quantizer, scales, codes, tile.len(), out);
                 return;
             }
             // The window cuts the tile: decode all of it, keep a part.
             floats.resize(tile.len() * cols, 0.0);
-            kernels.quant_decode(&self.quantizer, bytes, tile.len(), floats);
+            kernels.quant_decode(&self.quantizer, scales, codes, tile.len(), floats);
             let keep = tile.start.max(rows.start)..tile.end.min(rows.end);
             out[(keep.start - rows.start) * cols..(keep.end - rows.start) * cols].copy_from_slice(
                 &floats[(keep.start - tile.start) * cols..(keep.end - tile.start) * cols],
@@ -407,13 +451,16 @@ impl Form for Quant {
         // (64 × 64 B = one page) and the opened tile stays in the first cache.
         const PIECE: usize = 64;
         let mut sums = [[0.0f32; TILE_ROWS]; PIECE];
-        self.for_tiles(rows.clone(), &mut scratch.bytes, |tile, bytes| {
+        let Scratch {
+            bytes, more_bytes, ..
+        } = scratch;
+        self.for_tiles(rows.clone(), bytes, more_bytes, |tile, scales, codes| {
             let keep = tile.start.max(rows.start)..tile.end.min(rows.end);
             for start in (0..batch).step_by(PIECE) {
                 let piece = PIECE.min(batch - start);
                 let x = &x[start * self.meta.cols..(start + piece) * self.meta.cols];
                 let sums = &mut sums[..piece];
-                kernels.quant_matmul(&self.quantizer, bytes, tile.len(), x, sums);
+                kernels.quant_matmul(&self.quantizer, scales, codes, tile.len(), x, sums);
                 for (b, sums) in sums.iter().enumerate() {
                     let to = (start + b) * n + keep.start - rows.start;
                     let from = keep.start - tile.start;

@@ -166,15 +166,16 @@ use dense::Difference;
 use quant::{Quantizer, TILE_ROWS};
 
 kernels! {
-    /// Encodes one tile of `rows` rows of `w` (row-major, all columns) into `tile`.
-    fn quant_encode(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) =
+    /// Encodes one tile of `rows` rows of `w` (row-major, all columns). `weights` is empty,
+    /// or says how much errors of each column count in a search by least squares.
+    fn quant_encode(q: &Quantizer, w: &[f32], weights: &[f32], rows: usize, scales: &mut [u8], codes: &mut [u8]) =
         [quant::encode::portable, quant::encode::avx2, quant::encode::avx512];
     /// Decodes one tile to `out`, row-major.
-    fn quant_decode(q: &Quantizer, tile: &[u8], rows: usize, out: &mut [f32]) =
+    fn quant_decode(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32]) =
         [quant::decode::portable, quant::decode::avx2, quant::decode::avx512];
     /// `out[b][r] = Σ x[b][col] · w[r][col]` for one tile of `rows` rows; `x` is
     /// `[out.len(), cols]`, row-major. Lanes past `rows` hold no result.
-    fn quant_matmul(q: &Quantizer, tile: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
+    fn quant_matmul(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
         [quant::matmul::portable, quant::matmul::avx2, quant::matmul::avx512];
     /// Least and largest value of `w`, or the index of the first that is not finite.
     fn min_max(w: &[f32]) -> Result<(f32, f32), usize> =
