@@ -1,5 +1,7 @@
 //! From a dense view and a resolved spec to a compressed tensor.
 
+use std::sync::Mutex;
+
 use rayon::prelude::*;
 
 use super::registry::{Found, find};
@@ -64,15 +66,40 @@ pub(super) fn part(
     encode_unmeasured(&view, spec, &inner)
 }
 
-/// Encodes `view` as a canonical spec without directives says, and measures the error.
+/// Encodes `view` as a canonical spec without directives says, and measures the error. What
+/// encoders note goes to [`Tensor::notes`] as well.
 pub fn encode(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<Tensor> {
-    let form = encode_unmeasured(view, spec, context)?;
+    if let Some(moments) = context.moments
+        && moments.dim() != view.cols()
+    {
+        return Err(Error::invalid(format!(
+            "second moments of {} inputs for a tensor of shape {:?}, whose rows have {}",
+            moments.dim(),
+            view.shape(),
+            view.cols()
+        )));
+    }
+    let notes = Mutex::new(Vec::new());
+    let keep = |text: String| {
+        context.note(text.clone());
+        let mut notes = notes.lock().unwrap_or_else(|e| e.into_inner());
+        // Terms of a sum say the same.
+        if !notes.contains(&text) {
+            notes.push(text);
+        }
+    };
+    let telling = EncodeContext {
+        notes: Some(&keep),
+        ..*context
+    };
+    let form = encode_unmeasured(view, spec, &telling)?;
+    let notes = notes.into_inner().unwrap_or_else(|e| e.into_inner());
     let error = if form.is_exact() {
         ErrorStats::EXACT
     } else {
         measure(view, &*form, context)?
     };
-    Ok(Tensor::new(spec.clone(), form.into(), error))
+    Ok(Tensor::new(spec.clone(), form.into(), error).with_notes(notes))
 }
 
 /// The form alone, packed, its error not measured: for parts of another form, and for

@@ -6,6 +6,7 @@
 
 mod dense;
 mod encode;
+mod gptq;
 mod mask;
 mod product;
 mod quant;

@@ -20,6 +20,7 @@ pub mod columns;
 pub mod dense;
 pub mod quant;
 pub mod sparse;
+pub mod update;
 
 /// Compiles `body` once per instruction set, as `portable`, `avx2` and `avx512` in a
 /// module of the given name.
@@ -190,6 +191,15 @@ kernels! {
     /// Squared error, squared norm and largest error of `b` against `a`.
     fn difference(a: &[f32], b: &[f32]) -> Difference =
         [dense::difference::portable, dense::difference::avx2, dense::difference::avx512];
+
+    /// `c[r][j] −= Σ a[r][k] · b[k][j]` for j < `n` and contiguous `a[rows, depth]`; rows of
+    /// `b` and `c` begin a stride apart. `depth` is at most
+    /// [`MAX_DEPTH`](update::MAX_DEPTH). The same bits on every instruction set.
+    fn subtract_product_f32(a: &[f32], depth: usize, b: &[f32], b_stride: usize, c: &mut [f32], c_stride: usize, n: usize) =
+        [update::subtract_product_f32::portable, update::subtract_product_f32::avx2, update::subtract_product_f32::avx512];
+    /// The same in f64.
+    fn subtract_product_f64(a: &[f64], depth: usize, b: &[f64], b_stride: usize, c: &mut [f64], c_stride: usize, n: usize) =
+        [update::subtract_product_f64::portable, update::subtract_product_f64::avx2, update::subtract_product_f64::avx512];
 
     /// Number of set bits of a mask.
     fn mask_count(mask: &[u8]) -> usize =
