@@ -186,6 +186,15 @@ impl Range {
     }
 }
 
+/// The power of two at most `max_abs` and above its half, and no denormal: what values are
+/// divided by, exactly, so that they are near 1.
+pub(super) fn power_of_two(max_abs: f32) -> f32 {
+    if max_abs == 0.0 {
+        return 1.0;
+    }
+    2.0f32.powi((max_abs.log2().floor() as i32).max(-126))
+}
+
 /// Values read by one task of a pass over a view.
 const TASK_VALUES: usize = 64 << 10;
 

@@ -3,32 +3,46 @@
 //! * Exploits: zeros. 1 bit per weight and the values that remain; against CSR with
 //!   16-bit columns it is smaller at densities above 6.25 %.
 //! * Layout: `mask`: one bit per column, row by row, each row padded to a byte; bit
-//!   `i % 8` of byte `i / 8` is column `i`. `offsets`: for each block of `rows_per_offset`
-//!   rows, u64, the number of values before it. `values`: a form of its own, over a vector
-//!   of the `count` values in row order when dense, else over a matrix of 256 columns
-//!   whose last row is filled up with zeros. Parameters `count`, `rows_per_offset`, and
-//!   `whole`: whether every non-zero value was kept.
+//!   `i % 8` of byte `i / 8` is column `i`. `counts`: for each block of `rows_per_block`
+//!   rows the number of its values, u32, or u64 if a block has 2³² weights or more.
+//!   `values`: a form of its own, over a vector of the `count` values in row order when
+//!   dense, else over a matrix of 256 columns whose last row is filled up with zeros.
+//!   Parameters `count`, `rows_per_block`, and `whole`: whether every non-zero value was
+//!   kept.
+//! * Positions: as they are, 1 bit per weight; with `positions=coded` the mask is packed
+//!   with `rans` whatever packs follow, and costs within 2 % of the entropy of positions
+//!   without a pattern: 0.72 bits a weight at 80 % sparsity, 0.47 at 90, 0.29 at 95, 0.08
+//!   at 99. Blocks are then as large as chunks: a window decodes one at least.
 //! * Error: none as it stands: only +0 (all bits zero) is left out, so −0 and NaN keep
 //!   their bits. With `threshold` or `keep` the values left out are lost; with
 //!   `values=[…]` the values have that form's error.
+//! * Pruning: `keep` keeps the largest values of the tensor. With second moments of the
+//!   inputs, `score=wanda` keeps in each row those of the largest `|w_ij|·√H_jj` (Sun et
+//!   al. 2023, arXiv 2306.11695), and `score=sparsegpt` those of the largest `w²/U_jj²`,
+//!   block by block of 128 columns, the others being moved to make up for what is left out
+//!   (Frantar and Alistarh 2023; see `src/form/gptq.rs`). A block keeps as many as it has
+//!   of the row's best at the outset, so that blocks of large inputs keep more. Values
+//!   are quantised, if at all, after that. Without moments both are `magnitude`.
 //! * Matmul: sparse rows touch their values only; fuller ones are opened into a row of
 //!   f32 in cache and multiplied densely.
 //! * Loses: to `dense` at densities above 97 % (f32), to `q` on weights that are not
-//!   sparse by nature; at 99 % sparsity the mask itself is most of the size.
+//!   sparse by nature; at 99 % sparsity the mask itself, if not coded, is most of the size.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::gptq::{self, BLOCK, Feedback};
 use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, encode, kernels};
 use crate::bytes::{AlignedBytes, checked_mul};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::limits;
 use crate::pack::Buffer;
 use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
-use crate::tensor::View;
+use crate::tensor::{Dense, View};
 
 pub(super) static DEF: FormDef = FormDef {
     kind: "mask",
@@ -48,7 +62,21 @@ pub(super) static DEF: FormDef = FormDef {
                 aliases: &[],
                 kind: Kind::Share,
                 default: None,
-                doc: "keep this share of the values, the largest in magnitude",
+                doc: "keep this share of the values, the largest by score",
+            },
+            OptionDef {
+                key: "score",
+                aliases: &[],
+                kind: Kind::Choice(&["magnitude", "wanda", "sparsegpt"]),
+                default: Some("magnitude"),
+                doc: "what keep goes by; wanda and sparsegpt: the error of products with the calibration's inputs",
+            },
+            OptionDef {
+                key: "positions",
+                aliases: &[],
+                kind: Kind::Choice(&["bitmap", "coded"]),
+                default: Some("bitmap"),
+                doc: "a bit per weight, or those bits entropy-coded (smaller, decoded before use)",
             },
             OptionDef {
                 key: "values",
@@ -64,6 +92,12 @@ pub(super) static DEF: FormDef = FormDef {
             return Err(spec::at(
                 options.column(),
                 "mask takes threshold or keep, not both".into(),
+            ));
+        }
+        if options.text("score") != Some("magnitude") && !options.given("keep") {
+            return Err(spec::at(
+                options.column(),
+                "mask takes score with keep only".into(),
             ));
         }
         options.canonical(&super::registry::nested)
@@ -86,24 +120,40 @@ const FOLD: usize = 256;
 struct Mask {
     meta: Meta,
     mask: Buffer,
-    offsets: Buffer,
+    counts: Buffer,
     values: Box<dyn Form>,
     /// Whether every value that is not zero was kept.
     whole: bool,
     /// Number of values.
     count: usize,
-    rows_per_offset: usize,
-    /// `offsets`, read and checked, and `count` at the end.
+    rows_per_block: usize,
+    /// Values before each block, from `counts`, and `count` at the end.
     starts: Vec<usize>,
 }
 
-/// At least 4,096 weights share an offset, so that it costs at most 1/64 bit a weight.
-fn rows_per_offset(cols: usize) -> usize {
-    (4096usize.div_ceil(cols.max(1))).next_multiple_of(16)
+/// Bytes of a mask that are coded together: the frequencies and states of the coder are
+/// then 1 % of what 99 % sparsity leaves.
+const CODED_BYTES: usize = 256 << 10;
+
+/// Rows of a block. At least 4,096 weights share a count, so that it costs at most 1/128
+/// bit a weight; of a coded mask as many as are coded together.
+fn rows_per_block(cols: usize, coded: bool) -> usize {
+    let rows = (4096usize.div_ceil(cols.max(1))).next_multiple_of(16);
+    if coded {
+        // Multiples of 64 rows are multiples of 64 bytes.
+        rows.max(CODED_BYTES / cols.div_ceil(8).max(1) / 64 * 64)
+    } else {
+        rows
+    }
+}
+
+/// Bytes of a count of values, for blocks of `rows` of a matrix.
+fn count_width(rows_per_block: usize, meta: &Meta) -> usize {
+    let weights = rows_per_block.min(meta.rows).saturating_mul(meta.cols);
+    if weights > u32::MAX as usize { 8 } else { 4 }
 }
 
 /// Which values stay.
-#[derive(Clone, Copy)]
 enum Keep {
     /// Those with any bit set.
     NonZero,
@@ -112,6 +162,8 @@ enum Keep {
     /// Those whose magnitude's bits are above the first, and the given number of those
     /// equal to it.
     Largest { key: u32, ties: usize },
+    /// Of each row this share, those of the largest `|w| · roots[column]`.
+    PerRow { share: f64, roots: Vec<f64> },
 }
 
 fn encode_form(
@@ -125,6 +177,10 @@ fn encode_form(
         Some(spec) => super::registry::nested(spec)?,
         None => Spec::form(Term::bare("dense")),
     };
+    let coded = options.text("positions") == Some("coded");
+    let pruned: Dense;
+    let mut view = view;
+    let pruned_view;
     let keep = match (options.number("threshold"), options.number("keep")) {
         (None, None) => Keep::NonZero,
         _ if !meta.dtype.is_float() => {
@@ -138,11 +194,20 @@ fn encode_form(
             Keep::AtLeast(t as f32)
         }
         (_, Some(share)) => {
-            encode::range(view, context)?;
-            largest(view, (share * meta.len() as f64).round() as usize)
+            let range = encode::range(view, context)?;
+            match prune(view, codec, options, share, range, context)? {
+                Pruning::Keep(keep) => keep,
+                Pruning::Done(dense) => {
+                    pruned = dense;
+                    pruned_view = pruned.view();
+                    view = &pruned_view;
+                    Keep::NonZero
+                }
+            }
         }
     };
-    let block = rows_per_offset(meta.cols);
+    let whole = !options.given("threshold") && !options.given("keep");
+    let block = rows_per_block(meta.cols, coded);
     let stride = meta.cols.div_ceil(8);
     let blocks = if meta.is_empty() {
         0
@@ -153,8 +218,8 @@ fn encode_form(
     // First pass: the mask and each block's count. Ties of `Largest` are given out in
     // order, so blocks first say how many they have.
     let mut bits = AlignedBytes::zeroed(checked_mul(meta.rows, stride)?)?;
-    let ties: Vec<usize> = match keep {
-        Keep::Largest { key, ties } => {
+    let ties: Vec<usize> = match &keep {
+        &Keep::Largest { key, ties } => {
             let counts: Vec<usize> = (0..blocks)
                 .into_par_iter()
                 .map(|b| count_key(view, block_rows(b, block, meta.rows), key))
@@ -180,7 +245,7 @@ fn encode_form(
             .map(|(b, (bits, ties))| {
                 context.check_cancel()?;
                 let rows = block_rows(b, block, meta.rows);
-                fill_mask(view, rows, keep, *ties, bits);
+                fill_mask(view, rows, &keep, *ties, bits);
                 Ok(kernels().mask_count(bits))
             })
             .collect::<Result<_>>()?
@@ -218,20 +283,30 @@ fn encode_form(
         super::dense::from_owned(Meta::new(meta.dtype, &shape)?, values)?
     } else {
         let view = View::new(meta.dtype, &shape, &values)?;
-        encode::encode_unmeasured(&view, &values_spec, context)?
+        // The moments are of the tensor's columns.
+        let inner = EncodeContext {
+            moments: None,
+            ..*context
+        };
+        encode::encode_unmeasured(&view, &values_spec, &inner)?
     };
 
-    let mut offsets = AlignedBytes::zeroed(blocks * 8)?;
-    for (o, s) in offsets.as_chunks_mut::<8>().0.iter_mut().zip(&starts) {
-        *o = (*s as u64).to_le_bytes();
+    let width = count_width(block, &meta);
+    let mut written = AlignedBytes::zeroed(blocks * width)?;
+    for (out, n) in written.chunks_exact_mut(width).zip(&counts) {
+        out.copy_from_slice(&(*n as u64).to_le_bytes()[..width]);
     }
+    let mask = Buffer::owned(bits, 1, block.saturating_mul(stride))?;
     Ok(Box::new(Mask {
-        mask: Buffer::owned(bits, 1, block * stride)?,
-        offsets: Buffer::owned(offsets, 8, 8)?,
+        mask: match coded {
+            true => mask.pack(&[Term::bare("rans")])?,
+            false => mask,
+        },
+        counts: Buffer::owned(written, width, width)?,
         values,
-        whole: matches!(keep, Keep::NonZero),
+        whole,
         count,
-        rows_per_offset: block,
+        rows_per_block: block,
         starts,
         meta,
     }))
@@ -247,6 +322,145 @@ fn values_shape(plain: bool, count: usize) -> Vec<usize> {
     } else {
         vec![count.div_ceil(FOLD), FOLD]
     }
+}
+
+/// What becomes of `keep`.
+enum Pruning {
+    /// These values stay as they are.
+    Keep(Keep),
+    /// The tensor with its values moved and the others zero.
+    Done(Dense),
+}
+
+fn prune(
+    view: &View<'_>,
+    codec: &Codec,
+    options: &Options,
+    share: f64,
+    range: encode::Range,
+    context: &EncodeContext,
+) -> Result<Pruning> {
+    let score = options.text("score").unwrap_or("magnitude");
+    let moments = match context.moments {
+        Some(moments) if score != "magnitude" => moments,
+        _ => {
+            if score != "magnitude" {
+                context.note(format!(
+                    "{}(score={score}) without calibration: the largest in magnitude kept",
+                    codec.name
+                ));
+            }
+            let count = (share * view.len() as f64).round() as usize;
+            return Ok(Pruning::Keep(largest(view, count)));
+        }
+    };
+    match moments.matrix() {
+        Some(matrix) if score == "sparsegpt" && !view.is_empty() => {
+            let feedback = Feedback::new(matrix, view.cols(), false, context)?;
+            sparse_gpt(view, share, &feedback, range, context).map(Pruning::Done)
+        }
+        // Without correlations there is nothing to make up with: the score is the same.
+        _ => {
+            let root = |h: &f32| f64::from(*h).sqrt();
+            let roots = moments.diagonal().iter().map(root).collect();
+            Ok(Pruning::Keep(Keep::PerRow { share, roots }))
+        }
+    }
+}
+
+/// Values that a row keeps.
+fn kept_of(share: f64, cols: usize) -> usize {
+    (share * cols as f64).round() as usize
+}
+
+/// The indices of the `k` largest scores, of equal ones the first, in no order.
+fn best(scores: &[f64], k: usize, indices: &mut Vec<usize>) {
+    indices.clear();
+    indices.extend(0..scores.len());
+    if k < scores.len() {
+        indices.select_nth_unstable_by(k, |a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        indices.truncate(k);
+    }
+}
+
+/// Prunes by the error that each value's loss would leave, block by block of columns, and
+/// moves the values that are left.
+fn sparse_gpt(
+    view: &View<'_>,
+    share: f64,
+    feedback: &Feedback,
+    range: encode::Range,
+    context: &EncodeContext,
+) -> Result<Dense> {
+    let (cols, dtype) = (view.cols(), view.dtype());
+    let k = kept_of(share, cols);
+    let weight = |place: usize| f64::from(feedback.pivot(place)).powi(-2);
+    // Values near 1, so that neither they nor what is added to them leaves f32.
+    let unit = encode::power_of_two(range.max_abs());
+    let most = match dtype {
+        DType::F16 => f32::from(half::f16::MAX),
+        DType::BF16 => f32::from(half::bf16::MAX),
+        _ => f32::MAX,
+    };
+    let mut out = Dense::zeros(dtype, view.shape())?;
+    let row_bytes = cols * dtype.size();
+    out.bytes_mut()
+        .par_chunks_mut(gptq::TASK_ROWS * row_bytes)
+        .enumerate()
+        .try_for_each(|(i, out)| {
+            context.check_cancel()?;
+            let first = i * gptq::TASK_ROWS;
+            let rows = out.len() / row_bytes;
+            let mut w = vec![0.0f32; rows * cols];
+            view.read_rows_f32(first..first + rows, &mut w);
+            w.iter_mut().for_each(|v| *v /= unit);
+            let blocks = cols.div_ceil(BLOCK);
+            let mut quota = vec![0usize; rows * blocks];
+            let (mut scores, mut indices) = (Vec::new(), Vec::new());
+            let score = |w: &[f32], place: usize, scores: &mut Vec<f64>| {
+                scores.clear();
+                let score = |(i, v): (usize, &f32)| f64::from(*v).powi(2) * weight(place + i);
+                scores.extend(w.iter().enumerate().map(score));
+            };
+            for (w, quota) in w.chunks_exact(cols).zip(quota.chunks_exact_mut(blocks)) {
+                score(w, 0, &mut scores);
+                best(&scores, k, &mut indices);
+                indices.iter().for_each(|i| quota[i / BLOCK] += 1);
+            }
+            let kept = std::cell::RefCell::new(vec![false; rows * cols]);
+            feedback.run(
+                &mut w,
+                |block, w| {
+                    let mut kept = kept.borrow_mut();
+                    for row in 0..rows {
+                        let from = row * cols;
+                        score(
+                            &w[from + block.start..from + block.end],
+                            block.start,
+                            &mut scores,
+                        );
+                        let k = quota[row * blocks + block.start / BLOCK];
+                        best(&scores, k, &mut indices);
+                        for i in &indices {
+                            kept[from + block.start + i] = true;
+                        }
+                    }
+                },
+                |row, place, v| {
+                    if kept.borrow()[row * cols + place] {
+                        v
+                    } else {
+                        0.0
+                    }
+                },
+            );
+            for v in &mut w {
+                *v = (*v * unit).clamp(-most, most);
+            }
+            dtype.from_f32(&w, out);
+            Ok::<_, Error>(())
+        })?;
+    Ok(out)
 }
 
 /// Magnitude as an integer of the same order.
@@ -337,7 +551,7 @@ fn set_bits(row: usize, cols: usize, out: &mut [u8], mut stays: impl FnMut(usize
     }
 }
 
-fn fill_mask(view: &View<'_>, rows: Range<usize>, keep: Keep, mut ties: usize, bits: &mut [u8]) {
+fn fill_mask(view: &View<'_>, rows: Range<usize>, keep: &Keep, mut ties: usize, bits: &mut [u8]) {
     let cols = view.cols();
     let stride = cols.div_ceil(8);
     let rows_of = bits.chunks_exact_mut(stride).enumerate();
@@ -352,13 +566,28 @@ fn fill_mask(view: &View<'_>, rows: Range<usize>, keep: Keep, mut ties: usize, b
                 });
             }
         }
-        Keep::AtLeast(t) => {
+        &Keep::AtLeast(t) => {
             let w = read_f32(view, rows);
             for (row, out) in rows_of {
                 set_bits(row, cols, out, |i| w[i] != 0.0 && w[i].abs() >= t);
             }
         }
-        Keep::Largest { key: k, .. } => {
+        Keep::PerRow { share, roots } => {
+            let w = read_f32(view, rows);
+            let (mut scores, mut indices) = (Vec::new(), Vec::new());
+            for (row, out) in rows_of {
+                let w = &w[row * cols..(row + 1) * cols];
+                scores.clear();
+                // Columns that never count still go by magnitude, after all others.
+                let score = |(w, root): (&f32, &f64)| f64::from(w.abs()) * root.max(1e-60);
+                scores.extend(w.iter().zip(roots).map(score));
+                best(&scores, kept_of(*share, cols), &mut indices);
+                for i in &indices {
+                    out[i / 8] |= u8::from(w[*i] != 0.0) << (i % 8);
+                }
+            }
+        }
+        &Keep::Largest { key: k, .. } => {
             let w = read_f32(view, rows);
             for (row, out) in rows_of {
                 set_bits(row, cols, out, |i| {
@@ -416,20 +645,21 @@ fn for_set_bits(bits: &[u8], mut f: impl FnMut(usize)) {
 fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
     let meta = stored.meta.clone();
     let count = stored.integer("count", 0..=meta.len() as u64)? as usize;
-    let rows_per_offset = stored.integer("rows_per_offset", 1..=1 << 20)? as usize;
+    let rows_per_block = stored.integer("rows_per_block", 1..=1 << 20)? as usize;
     let stride = meta.cols.div_ceil(8);
     let blocks = if meta.is_empty() {
         0
     } else {
-        meta.rows.div_ceil(rows_per_offset)
+        meta.rows.div_ceil(rows_per_block)
     };
     let mask = stored.buffer("mask", checked_mul(meta.rows, stride)?)?;
     // Read as a whole, so held against the limit first.
-    let offset_bytes = checked_mul(blocks, 8)?;
-    if offset_bytes as u64 > limits::MAX_INDEX_BYTES {
+    let width = count_width(rows_per_block, &meta);
+    let count_bytes = checked_mul(blocks, width)?;
+    if count_bytes as u64 > limits::MAX_INDEX_BYTES {
         return Err(Error::limit(format!("{blocks} row blocks of a mask")));
     }
-    let offsets = stored.buffer("offsets", offset_bytes)?;
+    let counts = stored.buffer("counts", count_bytes)?;
     let values = stored.form("values")?;
     let plain = values.meta().shape.len() == 1;
     if values.meta().dtype != meta.dtype || values.meta().shape != values_shape(plain, count) {
@@ -441,30 +671,36 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
         )));
     }
     let mut scratch = Vec::new();
-    let bytes = offsets.window(0..offsets.len(), &mut scratch)?;
-    let mut starts = Vec::with_capacity(blocks + 1);
-    for o in bytes.as_chunks::<8>().0 {
-        let start = u64::from_le_bytes(*o);
-        let last = starts.last().copied().unwrap_or(0);
-        // The first is zero and none goes back or past the end.
-        let right = start <= count as u64 && start >= last as u64;
-        if !right || (starts.is_empty() && start != 0) {
+    let bytes = counts.window(0..counts.len(), &mut scratch)?;
+    let mut starts = vec![0usize];
+    for n in bytes.chunks_exact(width) {
+        let mut whole = [0u8; 8];
+        whole[..width].copy_from_slice(n);
+        let n = u64::from_le_bytes(whole);
+        let start = starts[starts.len() - 1];
+        if n > (count - start) as u64 {
             return Err(Error::corrupt(format!(
-                "offset {start} of row block {} is out of order",
-                starts.len()
+                "row block {} has {n} values; {} of {count} are left",
+                starts.len() - 1,
+                count - start
             )));
         }
-        starts.push(start as usize);
+        starts.push(start + n as usize);
     }
-    starts.push(count);
+    if starts[blocks] != count {
+        return Err(Error::corrupt(format!(
+            "the row blocks of a mask have {} values, {count} are there",
+            starts[blocks]
+        )));
+    }
     Ok(Box::new(Mask {
         meta,
         mask,
-        offsets,
+        counts,
         values,
         whole: stored.flag("whole")?,
         count,
-        rows_per_offset,
+        rows_per_block,
         starts,
     }))
 }
@@ -481,8 +717,8 @@ impl Mask {
         scratch: &'a mut Vec<u8>,
     ) -> Result<(&'a [u8], Range<usize>)> {
         let stride = self.stride();
-        let block = rows.start / self.rows_per_offset;
-        let block_start = block * self.rows_per_offset;
+        let block = rows.start / self.rows_per_block;
+        let block_start = block * self.rows_per_block;
         let bits = self
             .mask
             .window(block_start * stride..rows.end * stride, scratch)?;
@@ -509,9 +745,9 @@ impl Mask {
     fn count_to(&self, rows: &Range<usize>, start: usize, mut bits: &[u8]) -> Option<usize> {
         let (mut row, mut at) = (rows.start, start);
         while row < rows.end {
-            let block = row / self.rows_per_offset;
+            let block = row / self.rows_per_block;
             let stop = (block + 1)
-                .saturating_mul(self.rows_per_offset)
+                .saturating_mul(self.rows_per_block)
                 .min(self.meta.rows);
             let here = stop.min(rows.end);
             let (these, rest) = bits.split_at((here - row) * self.stride());
@@ -535,7 +771,7 @@ impl Mask {
 
     fn most_values(&self, rows: usize) -> usize {
         let most = self.starts.windows(2).map(|w| w[1] - w[0]).max();
-        let blocks = rows / self.rows_per_offset + 2;
+        let blocks = rows / self.rows_per_block + 2;
         let most = most.unwrap_or(0).saturating_mul(blocks);
         most.min(self.count)
             .min(rows.saturating_mul(self.meta.cols))
@@ -593,7 +829,7 @@ impl Form for Mask {
     fn params(&self) -> Map<String, Value> {
         let mut params = Map::new();
         params.insert("count".into(), self.count.into());
-        params.insert("rows_per_offset".into(), self.rows_per_offset.into());
+        params.insert("rows_per_block".into(), self.rows_per_block.into());
         params.insert("whole".into(), self.whole.into());
         params
     }
@@ -601,7 +837,7 @@ impl Form for Mask {
     fn parts(&self) -> Vec<(&'static str, Part<'_>)> {
         vec![
             ("mask", Part::Buffer(&self.mask)),
-            ("offsets", Part::Buffer(&self.offsets)),
+            ("counts", Part::Buffer(&self.counts)),
             ("values", Part::Form(&*self.values)),
         ]
     }
@@ -610,11 +846,11 @@ impl Form for Mask {
         Ok(Box::new(Self {
             meta: self.meta.clone(),
             mask: f(&self.mask)?,
-            offsets: f(&self.offsets)?,
+            counts: f(&self.counts)?,
             values: self.values.map_buffers(f)?,
             whole: self.whole,
             count: self.count,
-            rows_per_offset: self.rows_per_offset,
+            rows_per_block: self.rows_per_block,
             starts: self.starts.clone(),
         }))
     }
@@ -624,7 +860,7 @@ impl Form for Mask {
     }
 
     fn row_unit(&self) -> usize {
-        self.rows_per_offset
+        self.rows_per_block
     }
 
     fn least_rows(&self) -> usize {
@@ -635,9 +871,7 @@ impl Form for Mask {
         let values = self.most_values(rows);
         let cols = self.values.meta().cols;
         // Bits are counted from the start of the row block.
-        let rows = rows
-            .saturating_add(self.rows_per_offset)
-            .min(self.meta.rows);
+        let rows = rows.saturating_add(self.rows_per_block).min(self.meta.rows);
         self.mask.scratch_for(rows * self.stride())
             + values * 4
             + self.values.scratch_for(values.div_ceil(cols.max(1)))
