@@ -177,6 +177,8 @@ pub const CHAINS: &[&str] = &[
     "shuffle | zstd",
     "delta | bitshuffle | rle | lz4",
     "rle | rle | gzip",
+    "rans",
+    "rotate | shuffle | rans",
 ];
 
 /// Decodes bytes that never were a chunk, and codes and decodes them as one.

@@ -595,3 +595,163 @@ fn sums_that_are_stored_are_the_same_bits_on_every_set() {
         }
     }
 }
+
+/// Frequencies of the sum 2^bits that are as uneven as they get, or even, or wild.
+fn frequencies(bits: u32, rng: &mut Rng) -> Vec<[u16; 256]> {
+    let all = 1u16 << bits;
+    let of = |list: &[(usize, u16)]| {
+        let mut f = [0; 256];
+        list.iter().for_each(|(s, n)| f[*s] = *n);
+        f
+    };
+    let mut found = vec![
+        of(&[(0, all - 1), (255, 1)]),
+        of(&[(7, 1), (8, all - 1)]),
+        of(&[(3, all / 2), (200, all / 2)]),
+        of(&[(0, 1), (1, all - 2), (2, 1)]),
+        [all / 256; 256],
+    ];
+    for symbols in [2, 3, 16, 100, 256] {
+        let mut f = [0; 256];
+        let mut left = usize::from(all) - symbols;
+        for s in 0..symbols {
+            let extra = match s + 1 == symbols {
+                true => left,
+                false => rng.below(left / 2 + 1),
+            };
+            left -= extra;
+            f[s * 37 % 256] = 1 + extra as u16;
+        }
+        found.push(f);
+    }
+    found
+}
+
+/// `len` symbols, each slot as likely as another.
+fn symbols(f: &[u16; 256], len: usize, rng: &mut Rng) -> Vec<u8> {
+    let slots: Vec<u8> = (0..=255u8)
+        .flat_map(|s| std::iter::repeat_n(s, usize::from(f[usize::from(s)])))
+        .collect();
+    (0..len).map(|_| slots[rng.below(slots.len())]).collect()
+}
+
+/// The encoder as its formula: states, and words in the order of reading.
+fn naive_rans(f: &[u16; 256], bits: u32, lanes: usize, src: &[u8]) -> (Vec<u32>, Vec<u8>) {
+    let mut states = vec![1u64 << 16; lanes];
+    let mut words = Vec::new();
+    for (k, symbol) in src.iter().enumerate().rev() {
+        let s = usize::from(*symbol);
+        let start: u64 = f[..s].iter().map(|f| u64::from(*f)).sum();
+        let f = u64::from(f[s]);
+        let x = &mut states[k % lanes];
+        if *x >= f << (32 - bits) {
+            words.push(*x as u16);
+            *x >>= 16;
+        }
+        *x = ((*x / f) << bits) + *x % f + start;
+    }
+    let words = words.iter().rev().flat_map(|w| w.to_le_bytes());
+    (states.iter().map(|x| *x as u32).collect(), words.collect())
+}
+
+#[test]
+fn rans_is_its_formula_on_every_set() {
+    use cortex::kernel::rans::{DecodeTable, EncodeTable, LANES, START};
+    let sets = sets();
+    let mut rng = Rng::new(3);
+    for bits in 8..=14 {
+        for f in frequencies(bits, &mut rng) {
+            let (encoder, decoder) = (EncodeTable::new(&f, bits), DecodeTable::new(&f, bits));
+            let longest = if bits % 3 == 0 { 200 } else { 70 };
+            for (lanes, len) in LANES
+                .into_iter()
+                .flat_map(|n| (0..=longest).chain([1000, 5003]).map(move |len| (n, len)))
+            {
+                let src = symbols(&f, len, &mut rng);
+                let (states, words) = naive_rans(&f, bits, lanes, &src);
+                for set in &sets {
+                    let what = format!("{} p {bits}, {lanes} lanes, {len}", set.isa().name());
+                    let mut room = vec![0xa5; 2 * len + 7];
+                    let mut x = vec![START; lanes];
+                    let at = set.rans_encode(&encoder, &mut x, &src, &mut room);
+                    assert!(x == states && room[at..] == words, "{what}");
+                    let mut out = vec![0; len];
+                    // With words behind that are not its own, and without.
+                    for more in [0, 2, 200] {
+                        let long = [&words[..], &vec![0x5a; more]].concat();
+                        let mut x = states.clone();
+                        out.fill(0);
+                        let read = set.rans_decode(&decoder, &mut x, &long, &mut out);
+                        assert_eq!(read, Some(words.len()), "{what}");
+                        assert!(out == src && x.iter().all(|x| *x == START), "{what}");
+                    }
+                    for cut in [1, 2, 3, 64, 65, 128, words.len()] {
+                        if let Some(short) = words.len().checked_sub(cut)
+                            && cut > 0
+                        {
+                            let mut x = states.clone();
+                            let read = set.rans_decode(&decoder, &mut x, &words[..short], &mut out);
+                            assert_eq!(read, None, "{what} without {cut}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// States and words that no encoder made.
+#[test]
+fn rans_decodes_anything_alike_on_every_set() {
+    use cortex::kernel::rans::DecodeTable;
+    let sets = sets();
+    let mut rng = Rng::new(4);
+    let mut ends = [0, 0];
+    for bits in 8..=14 {
+        for f in frequencies(bits, &mut rng) {
+            let decoder = DecodeTable::new(&f, bits);
+            for lanes in [32, 64] {
+                for round in 0..8 {
+                    let small = if round % 2 == 0 { 0 } else { 20 };
+                    let states: Vec<u32> = (0..lanes).map(|_| rng.next() as u32 >> small).collect();
+                    let words: Vec<u8> = (0..rng.below(3000)).map(|_| rng.next() as u8).collect();
+                    let len = rng.below(2500);
+                    let results = sets.iter().map(|set| {
+                        let (mut x, mut out) = (states.clone(), vec![0; len]);
+                        let read = set.rans_decode(&decoder, &mut x, &words, &mut out);
+                        read.map(|read| (read, x, out))
+                    });
+                    let results: Vec<_> = results.collect();
+                    ends[usize::from(results[0].is_some())] += 1;
+                    assert!(results.iter().all(|r| *r == results[0]));
+                }
+            }
+        }
+    }
+    assert!(ends[0] > 100 && ends[1] > 100, "{ends:?}");
+}
+
+#[test]
+fn rotated_elements_have_their_top_bit_at_the_bottom() {
+    let mut rng = Rng::new(5);
+    let src: Vec<u8> = (0..300).map(|_| rng.next() as u8).collect();
+    for set in sets() {
+        for width in [1, 2, 4, 8] {
+            for len in 0..src.len() {
+                let src = &src[..len];
+                let mut expected = src.to_vec();
+                for element in expected.chunks_exact_mut(width) {
+                    let mut carry = element[width - 1] >> 7;
+                    for byte in element {
+                        (*byte, carry) = (*byte << 1 | carry, *byte >> 7);
+                    }
+                }
+                let mut out = vec![0; len];
+                set.rotate(src, &mut out, width);
+                assert_eq!(out, expected, "{} {width} {len}", set.isa().name());
+                set.unrotate(&expected, &mut out, width);
+                assert_eq!(out, src, "{} {width} {len}", set.isa().name());
+            }
+        }
+    }
+}

@@ -19,6 +19,8 @@ mod bytes;
 pub mod columns;
 pub mod dense;
 pub mod quant;
+pub mod rans;
+mod rotate;
 pub mod sparse;
 pub mod update;
 
@@ -165,6 +167,7 @@ macro_rules! kernels {
 
 use dense::Difference;
 use quant::{Quantizer, TILE_ROWS};
+use rans::{DecodeTable, EncodeTable};
 
 kernels! {
     /// Encodes one tile of `rows` rows of `w` (row-major, all columns). `weights` is empty,
@@ -233,4 +236,22 @@ kernels! {
     /// The inverse of `delta`.
     fn undelta(src: &[u8], dst: &mut [u8], width: usize) =
         [bytes::undelta::portable, bytes::undelta::avx2, bytes::undelta::avx512];
+
+    /// Encodes `src`, last symbol first, with 32 or 64 states. Its words go before the end of
+    /// `words`, which holds two bytes for each of `src`; returns where they begin. Only
+    /// bytes with a frequency may occur.
+    fn rans_encode(table: &EncodeTable, states: &mut [u32], src: &[u8], words: &mut [u8]) -> usize =
+        [rans::encode::portable, rans::encode::avx2, rans::encode::avx512];
+    /// Decodes all of `out` from the front of `words`, with 32 or 64 states. Returns the
+    /// bytes of words read, or `None` if there are too few.
+    fn rans_decode(table: &DecodeTable, states: &mut [u32], words: &[u8], out: &mut [u8]) -> Option<usize> =
+        [rans::decode::portable, rans::decode::avx2, rans::decode::avx512];
+
+    /// Bits of every element of `width` bytes moved one place up, the top one to the
+    /// bottom; the tail as it is. `dst` is as long as `src`.
+    fn rotate(src: &[u8], dst: &mut [u8], width: usize) =
+        [rotate::up::portable, rotate::up::avx2, rotate::up::avx512];
+    /// The inverse of `rotate`.
+    fn unrotate(src: &[u8], dst: &mut [u8], width: usize) =
+        [rotate::down::portable, rotate::down::avx2, rotate::down::avx512];
 }

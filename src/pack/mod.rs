@@ -1,7 +1,7 @@
 //! Packs: lossless chains of byte filters and coders for a buffer at rest.
 //!
-//! A *filter* (delta, shuffle, bitshuffle) reorders bytes and keeps their number; a
-//! *coder* (rle, gzip, zstd, lz4) makes them fewer. A [`Chain`] applies several in
+//! A *filter* (delta, shuffle, bitshuffle, rotate) reorders or changes bytes and keeps
+//! their number; a *coder* (rle, gzip, zstd, lz4, rans) makes them fewer. A [`Chain`] applies several in
 //! order. A [`Buffer`] is cut into independent chunks, each with its own checksum,
 //! so that a window is read, checked and decoded alone, and chunks in parallel.
 //!
@@ -11,9 +11,12 @@
 mod bitshuffle;
 mod buffer;
 mod delta;
+pub(crate) mod frequencies;
 mod gzip;
 mod lz4;
+mod rans;
 mod rle;
+mod rotate;
 mod shuffle;
 mod zstd;
 
@@ -61,6 +64,8 @@ pub static REGISTRY: &[PackDef] = &[
     gzip::DEF,
     zstd::DEF,
     lz4::DEF,
+    rotate::DEF,
+    rans::DEF,
 ];
 
 /// Appends `len` bytes to `dst`, for the caller to fill.
@@ -258,6 +263,8 @@ mod tests {
             "shuffle | zstd(9)",
             "delta | shuffle | lz4",
             "bitshuffle | rle | gzip",
+            "shuffle | rans",
+            "rotate | shuffle | rans",
         ] {
             all.push(text.to_owned());
         }
@@ -324,6 +331,8 @@ mod tests {
             "gzip",
             "zstd",
             "lz4",
+            "rotate",
+            "rans",
         ];
         // New ones may come; these may not go, and their order is that of listings.
         assert_eq!(&names[..frozen.len()], frozen);
@@ -419,6 +428,7 @@ mod tests {
             "gzip",
             "zstd",
             "lz4",
+            "rans",
             "shuffle | zstd",
             "bitshuffle | rle | gzip",
         ] {
@@ -489,7 +499,7 @@ mod tests {
     #[test]
     fn claims_are_held_against_the_limit() {
         let zeros = vec![0; 1 << 20];
-        for text in ["rle", "gzip", "zstd", "lz4"] {
+        for text in ["rle", "gzip", "zstd", "lz4", "rans"] {
             let chain = chain(text, 1);
             let coded = chain.encode(&zeros).unwrap().unwrap();
             let mut out = Vec::new();
@@ -504,7 +514,13 @@ mod tests {
         let (_, raw) = data(700_003).swap_remove(4);
         let buffer = Buffer::owned(AlignedBytes::copy_of(&raw).unwrap(), 4, 1536).unwrap();
         let mut scratch = Vec::new();
-        for text in ["delta", "shuffle | zstd(1)", "bitshuffle | rle", "lz4"] {
+        for text in [
+            "delta",
+            "shuffle | zstd(1)",
+            "bitshuffle | rle",
+            "lz4",
+            "rotate | shuffle | rans",
+        ] {
             let packed = buffer.pack(&terms(text)).unwrap();
             assert_eq!(packed.len(), raw.len());
             assert_eq!(packed.chunk_count(), 3);
