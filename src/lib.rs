@@ -32,7 +32,8 @@
 //!
 //! Layers, each importing only from those before it: [`error`], [`limits`],
 //! [`dtype`], [`bytes`], [`mmap`] · [`kernel`] · [`tensor`] · [`pack`] · [`form`] ·
-//! [`matmul`] · [`archive`] · [`import`], [`export`] · [`plan`] · [`model`] · `ffi`.
+//! [`matmul`] · [`archive`] · [`import`], [`export`] · [`plan`] · [`model`] · [`sdr`] ·
+//! `ffi`.
 //! `docs/architecture.md` tells the whole story; `tests/layers.rs` holds it.
 
 #![deny(unsafe_code)]
@@ -72,6 +73,8 @@ pub mod export;
 pub mod plan;
 
 pub mod model;
+
+pub mod sdr;
 
 #[allow(unsafe_code)] // the pointers of C
 mod ffi;

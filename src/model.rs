@@ -18,7 +18,7 @@ use crate::export;
 use crate::form::{self, EncodeContext, ErrorStats, Tensor};
 use crate::import::{self, NamedTensor};
 use crate::mmap::open_file;
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::spec::Spec;
 
 pub use calibration::{Calibration, write_calibration};
@@ -38,6 +38,8 @@ pub struct CompressOptions {
     /// A file with second moments of the inputs of tensors, for encoders that make the
     /// error of products small; see [`Calibration`].
     pub calibration: Option<PathBuf>,
+    /// Whether reports list what was measured for each tensor.
+    pub explain: bool,
 }
 
 impl CompressOptions {
@@ -54,6 +56,7 @@ impl CompressOptions {
             exclude: None,
             threads: 0,
             calibration: None,
+            explain: false,
         })
     }
 }
@@ -109,6 +112,45 @@ pub struct TensorReport {
     /// Seconds that it took to encode and write; absent when only looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// What was measured before the choice, best first, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<Vec<CandidateReport>>,
+}
+
+/// One form that was measured for a tensor.
+#[derive(Clone, Debug, Serialize)]
+pub struct CandidateReport {
+    /// Canonical spec.
+    pub spec: String,
+    /// Bits per weight, everything counted.
+    pub bits_per_weight: f64,
+    /// `‖W − Ŵ‖ / ‖W‖`; 0 when exact.
+    pub relative_error: f64,
+    /// `−20·log10(relative_error)`; `None` when exact.
+    pub sqnr_db: Option<f64>,
+    /// Multiplications of a product per weight and row of `x`; 1 for `dense`.
+    pub cost: f64,
+    /// Whether products read the stored parts as they lie, without decoding them first.
+    pub in_place: bool,
+    /// Whether size and error are those of the whole tensor, not of a sample.
+    pub whole: bool,
+    /// What became of it.
+    pub verdict: plan::Verdict,
+}
+
+impl CandidateReport {
+    fn new(c: &plan::Candidate) -> Self {
+        Self {
+            spec: c.spec.to_string(),
+            bits_per_weight: c.bits,
+            relative_error: c.error.relative,
+            sqnr_db: c.error.sqnr_db(),
+            cost: c.cost,
+            in_place: c.in_place,
+            whole: c.whole,
+            verdict: c.verdict,
+        }
+    }
 }
 
 /// What became of a model.
@@ -148,6 +190,7 @@ impl TensorReport {
             calibrated,
             notes: tensor.notes().to_vec(),
             seconds: Some(seconds),
+            candidates: None,
         }
     }
 
@@ -166,6 +209,7 @@ impl TensorReport {
             calibrated: false,
             notes: Vec::new(),
             seconds: None,
+            candidates: None,
         }
     }
 }
@@ -238,13 +282,16 @@ fn compress_model(
     in_pool(options.threads, || {
         for named in model.tensors() {
             let begun = Instant::now();
-            let tensor = compress_tensor(named, options, calibration.as_ref(), &watch)?;
-            writer.add(named.name(), &tensor)?;
+            let plan = compress_tensor(named, options, calibration.as_ref(), &watch)?;
+            writer.add(named.name(), &plan.tensor)?;
             named.forget();
             let seconds = begun.elapsed().as_secs_f64();
             let calibrated = calibration.as_ref().is_some_and(|c| c.has(named.name()));
-            let report = TensorReport::new(named.name(), &tensor, calibrated, seconds);
-            tensors.push(report);
+            let candidates = plan.candidates.iter().map(CandidateReport::new).collect();
+            tensors.push(TensorReport {
+                candidates: options.explain.then_some(candidates),
+                ..TensorReport::new(named.name(), &plan.tensor, calibrated, seconds)
+            });
             watch.finish_tensor(named.name(), named.byte_len() as u64)?;
         }
         Ok(())
@@ -270,7 +317,7 @@ fn compress_tensor(
     options: &CompressOptions,
     calibration: Option<&Calibration>,
     watch: &Watch<'_, '_>,
-) -> Result<Tensor> {
+) -> Result<Plan> {
     let view = named.view();
     let cancelled = || watch.tick(named.name());
     let work = || {
@@ -291,12 +338,15 @@ fn compress_tensor(
             Some((_, spec)) => spec.clone(),
             None => plan::spec_for(&view, &options.spec)?,
         };
-        let tensor = plan::compress(&view, &spec, &context)?;
+        let plan = plan::choose(&view, &spec, &context)?;
         // Where every bit is kept there is nothing that an entry would change.
         let without = calibration.is_some() && moments.is_none();
-        let lossy = !form::is_lossless(tensor.spec())?;
+        let lossy = !form::is_lossless(plan.tensor.spec())?;
         let note = (without && lossy).then(|| "no entry in the calibration file".to_owned());
-        Ok(tensor.with_notes(note))
+        Ok(Plan {
+            tensor: plan.tensor.with_notes(note),
+            ..plan
+        })
     };
     work().map_err(|e: Error| e.with_tensor(named.name()))
 }

@@ -1,45 +1,10 @@
 //! One suite for every form: what `docs/architecture.md` says a form promises.
 mod common;
 
+use common::specs::specs;
 use common::{Kind, Rng, assert_close, naive_matmul, naive_matmul_t, norm, weights};
 use cortex::form::{self, EncodeContext};
 use cortex::{Dense, ErrorKind, MatmulOptions, Tensor, View};
-
-/// Specs that the suite runs besides the bare name of every codec in the registry: a new
-/// form is tested without writing a test.
-const SPECS: &[&str] = &[
-    "dense",
-    "dense(type=f16)",
-    "dense(type=bf16)",
-    "int8",
-    "int8(group=row)",
-    "int8(group=tensor, zero=asymmetric)",
-    "int4",
-    "int4(group=128, search=lsq)",
-    "int4(zero=asymmetric, search=lsq)",
-    "q(bits=2)",
-    "q(bits=3, group=64)",
-    "q(bits=5, zero=asymmetric)",
-    "q(bits=6, group=tensor, search=lsq)",
-    "q(bits=7, group=row, search=lsq)",
-    "mask",
-    "mask(keep=10%)",
-    "mask(threshold=0.02)",
-    "mask(values=[int8])",
-    "int4(search=gptq)",
-    "mask(keep=20%, score=wanda)",
-    "mask(positions=coded)",
-    "mask(keep=25%, values=[mask(values=[int4(group=64)])])",
-    "int4 + int4",
-    "mask(keep=5%) + q(bits=3, group=128) | zstd",
-    "int4(group=row) + mask(keep=2%, values=[f16]) + q(bits=2)",
-];
-
-fn specs() -> impl Iterator<Item = &'static str> {
-    let codecs = form::REGISTRY.iter().flat_map(|d| d.codecs).map(|c| c.name);
-    let new = codecs.filter(|c| !SPECS.contains(c));
-    SPECS.iter().copied().chain(new)
-}
 
 fn encode(view: &View<'_>, spec: &str) -> cortex::Result<Tensor> {
     form::encode(view, &form::parse(spec)?, &EncodeContext::default())
@@ -73,7 +38,7 @@ fn fits(spec: &str, kind: Kind) -> bool {
 fn windows_equal_the_whole_and_products_equal_the_decoded_matrix() {
     for spec in specs() {
         for kind in Kind::ALL {
-            if !fits(spec, kind) {
+            if !fits(&spec, kind) {
                 continue;
             }
             for shape in SHAPES {
@@ -83,7 +48,7 @@ fn windows_equal_the_whole_and_products_equal_the_decoded_matrix() {
                 let cols = shape.iter().skip(1).product::<usize>();
                 let values = weights(kind, rows.max(1), cols.max(1), 7);
                 let dense = Dense::from_slice(&values[..n], shape).unwrap();
-                let tensor = encode(&dense.view(), spec).unwrap_or_else(|e| panic!("{what}: {e}"));
+                let tensor = encode(&dense.view(), &spec).unwrap_or_else(|e| panic!("{what}: {e}"));
                 check(&tensor, &dense, &what);
             }
         }
@@ -164,7 +129,7 @@ fn canonical_specs_are_fixed_points_and_encode_the_same() {
     let values = weights(Kind::Gaussian, 40, 70, 1);
     let dense = Dense::from_slice(&values, &[40, 70]).unwrap();
     for spec in specs() {
-        let tensor = encode(&dense.view(), spec).unwrap();
+        let tensor = encode(&dense.view(), &spec).unwrap();
         let canonical = tensor.spec().to_string();
         assert_eq!(form::parse(&canonical).unwrap().to_string(), canonical);
         let again = encode(&dense.view(), &canonical).unwrap();
@@ -197,7 +162,7 @@ fn the_quantisers_reach_the_published_signal_to_noise() {
         ("q(bits=3, group=64, zero=asymmetric, search=lsq)", 15.5),
         ("q(bits=2, group=64, zero=asymmetric, search=lsq)", 9.8),
     ] {
-        let db = encode(&dense.view(), spec)
+        let db = encode(&dense.view(), &spec)
             .unwrap()
             .error()
             .sqnr_db()
@@ -222,8 +187,8 @@ fn lossy_forms_refuse_what_they_cannot_hold_and_name_it() {
         values[444] = value;
         let dense = Dense::from_slice(&values, &[20, 30]).unwrap();
         for spec in specs() {
-            let lossless = form::is_lossless(&form::parse(spec).unwrap()).unwrap();
-            match encode(&dense.view(), spec) {
+            let lossless = form::is_lossless(&form::parse(&spec).unwrap()).unwrap();
+            match encode(&dense.view(), &spec) {
                 Ok(t) => {
                     assert!(t.form().is_exact(), "{spec} took {word}");
                     assert_eq!(t.decompress().unwrap().bytes(), dense.bytes());

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["import", "export"],
     &["plan"],
     &["model"],
+    &["sdr"],
     &["ffi"],
     &["bin"],
 ];

@@ -399,3 +399,41 @@ fn input_and_output_must_differ() {
     }
     assert_eq!(std::fs::read(&input).unwrap(), before);
 }
+
+/// Whatever beats the choice in bytes and error alike was passed over for its slower
+/// products, or failed on the whole tensor.
+#[test]
+fn nothing_that_was_measured_dominates_the_choice() {
+    let _alone = alone();
+    for kind in Kind::ALL {
+        let w = weights(kind, 96, 256, 6);
+        let dense = Dense::from_slice(&w, &[96, 256]).unwrap();
+        for spec in [
+            "auto",
+            "auto(error=10%)",
+            "auto(bits=4.6)",
+            "auto(error=3%, prefer=size)",
+            "auto(bits=6, prefer=size)",
+        ] {
+            let spec = form::parse(spec).unwrap();
+            let plan = plan::choose(&dense.view(), &spec, &Default::default()).unwrap();
+            let what = format!("{kind:?} {spec}: {}", plan.tensor.spec());
+            let chosen = |c: &&plan::Candidate| c.verdict == plan::Verdict::Chosen;
+            assert_eq!(plan.candidates.iter().filter(chosen).count(), 1, "{what}");
+            let chosen = plan.candidates.iter().find(chosen).unwrap();
+            assert_eq!(chosen.spec, *plan.tensor.spec(), "{what}");
+            assert_eq!(chosen.error, plan.tensor.error(), "{what}");
+            for c in &plan.candidates {
+                let dominates = c.bits < chosen.bits && c.error.relative < chosen.error.relative;
+                let known = matches!(
+                    c.verdict,
+                    plan::Verdict::MissedOnTheWhole | plan::Verdict::SlowerProducts
+                );
+                assert!(!dominates || known, "{what}: {c:?}");
+                if spec.to_string().contains("size") {
+                    assert_ne!(c.verdict, plan::Verdict::SlowerProducts, "{what}: {c:?}");
+                }
+            }
+        }
+    }
+}

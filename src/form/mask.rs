@@ -33,10 +33,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::gptq::{self, BLOCK, Feedback};
-use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, encode, kernels};
+use super::select::{
+    self, Keep, block_rows, fill_mask, for_set_bits, gather, value_rows, values_shape,
+};
+use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, kernels, prune};
 use crate::bytes::{AlignedBytes, checked_mul};
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::limits;
@@ -112,10 +113,6 @@ pub(super) static DEF: FormDef = FormDef {
     open,
 };
 
-/// Columns of the matrix that values of a form other than `dense` are folded into: a
-/// multiple of every group size, small enough that a window decodes little too much.
-const FOLD: usize = 256;
-
 #[derive(Debug)]
 struct Mask {
     meta: Meta,
@@ -153,19 +150,6 @@ fn count_width(rows_per_block: usize, meta: &Meta) -> usize {
     if weights > u32::MAX as usize { 8 } else { 4 }
 }
 
-/// Which values stay.
-enum Keep {
-    /// Those with any bit set.
-    NonZero,
-    /// Those of at least this magnitude.
-    AtLeast(f32),
-    /// Those whose magnitude's bits are above the first, and the given number of those
-    /// equal to it.
-    Largest { key: u32, ties: usize },
-    /// Of each row this share, those of the largest `|w| · roots[column]`.
-    PerRow { share: f64, roots: Vec<f64> },
-}
-
 fn encode_form(
     view: &View<'_>,
     codec: &'static Codec,
@@ -177,36 +161,14 @@ fn encode_form(
         Some(spec) => super::registry::nested(spec)?,
         None => Spec::form(Term::bare("dense")),
     };
-    let coded = options.text("positions") == Some("coded");
-    let pruned: Dense;
-    let mut view = view;
-    let pruned_view;
-    let keep = match (options.number("threshold"), options.number("keep")) {
-        (None, None) => Keep::NonZero,
-        _ if !meta.dtype.is_float() => {
-            return Err(Error::invalid(format!(
-                "{} with threshold or keep prunes floats; the tensor is {}, which is always stored losslessly",
-                codec.name, meta.dtype
-            )));
-        }
-        (Some(t), _) => {
-            encode::range(view, context)?;
-            Keep::AtLeast(t as f32)
-        }
-        (_, Some(share)) => {
-            let range = encode::range(view, context)?;
-            match prune(view, codec, options, share, range, context)? {
-                Pruning::Keep(keep) => keep,
-                Pruning::Done(dense) => {
-                    pruned = dense;
-                    pruned_view = pruned.view();
-                    view = &pruned_view;
-                    Keep::NonZero
-                }
-            }
-        }
+    let pruned = prune::by_inputs(view, codec, options, context)?;
+    let pruned = pruned.as_ref().map(Dense::view);
+    let (view, keep) = match &pruned {
+        Some(pruned) => (pruned, Keep::NonZero),
+        None => (view, Keep::chosen(view, codec, options, context)?),
     };
     let whole = !options.given("threshold") && !options.given("keep");
+    let coded = options.text("positions") == Some("coded");
     let block = rows_per_block(meta.cols, coded);
     let stride = meta.cols.div_ceil(8);
     let blocks = if meta.is_empty() {
@@ -218,24 +180,7 @@ fn encode_form(
     // First pass: the mask and each block's count. Ties of `Largest` are given out in
     // order, so blocks first say how many they have.
     let mut bits = AlignedBytes::zeroed(checked_mul(meta.rows, stride)?)?;
-    let ties: Vec<usize> = match &keep {
-        &Keep::Largest { key, ties } => {
-            let counts: Vec<usize> = (0..blocks)
-                .into_par_iter()
-                .map(|b| count_key(view, block_rows(b, block, meta.rows), key))
-                .collect();
-            let mut left = ties;
-            counts
-                .into_iter()
-                .map(|n| {
-                    let take = n.min(left);
-                    left -= take;
-                    take
-                })
-                .collect()
-        }
-        _ => vec![0; blocks],
-    };
+    let ties = select::ties(view, keep, block, blocks);
     let counts: Vec<usize> = if blocks == 0 {
         Vec::new()
     } else {
@@ -245,7 +190,7 @@ fn encode_form(
             .map(|(b, (bits, ties))| {
                 context.check_cancel()?;
                 let rows = block_rows(b, block, meta.rows);
-                fill_mask(view, rows, &keep, *ties, bits);
+                fill_mask(view, rows, keep, *ties, bits);
                 Ok(kernels().mask_count(bits))
             })
             .collect::<Result<_>>()?
@@ -258,8 +203,7 @@ fn encode_form(
 
     // Second pass: the values.
     let size = meta.dtype.size();
-    let plain = values_spec == Spec::form(Term::bare("dense"));
-    let shape = values_shape(plain, count);
+    let shape = values_shape(&values_spec, count);
     let mut values = AlignedBytes::zeroed(shape.iter().product::<usize>() * size)?;
     let mut rest = &mut values[..count * size];
     let mut jobs = Vec::with_capacity(blocks);
@@ -279,18 +223,7 @@ fn encode_form(
         );
         Ok::<_, Error>(())
     })?;
-    let values: Box<dyn Form> = if plain {
-        super::dense::from_owned(Meta::new(meta.dtype, &shape)?, values)?
-    } else {
-        let view = View::new(meta.dtype, &shape, &values)?;
-        // The moments are of the tensor's columns.
-        let inner = EncodeContext {
-            moments: None,
-            ..*context
-        };
-        encode::encode_unmeasured(&view, &values_spec, &inner)?
-    };
-
+    let values = select::encode_values(meta.dtype, &shape, values, &values_spec, context)?;
     let width = count_width(block, &meta);
     let mut written = AlignedBytes::zeroed(blocks * width)?;
     for (out, n) in written.chunks_exact_mut(width).zip(&counts) {
@@ -312,336 +245,6 @@ fn encode_form(
     }))
 }
 
-fn block_rows(b: usize, block: usize, rows: usize) -> Range<usize> {
-    b * block..((b + 1) * block).min(rows)
-}
-
-fn values_shape(plain: bool, count: usize) -> Vec<usize> {
-    if plain {
-        vec![count]
-    } else {
-        vec![count.div_ceil(FOLD), FOLD]
-    }
-}
-
-/// What becomes of `keep`.
-enum Pruning {
-    /// These values stay as they are.
-    Keep(Keep),
-    /// The tensor with its values moved and the others zero.
-    Done(Dense),
-}
-
-fn prune(
-    view: &View<'_>,
-    codec: &Codec,
-    options: &Options,
-    share: f64,
-    range: encode::Range,
-    context: &EncodeContext,
-) -> Result<Pruning> {
-    let score = options.text("score").unwrap_or("magnitude");
-    let moments = match context.moments {
-        Some(moments) if score != "magnitude" => moments,
-        _ => {
-            if score != "magnitude" {
-                context.note(format!(
-                    "{}(score={score}) without calibration: the largest in magnitude kept",
-                    codec.name
-                ));
-            }
-            let count = (share * view.len() as f64).round() as usize;
-            return Ok(Pruning::Keep(largest(view, count)));
-        }
-    };
-    match moments.matrix() {
-        Some(matrix) if score == "sparsegpt" && !view.is_empty() => {
-            let feedback = Feedback::new(matrix, view.cols(), false, context)?;
-            sparse_gpt(view, share, &feedback, range, context).map(Pruning::Done)
-        }
-        // Without correlations there is nothing to make up with: the score is the same.
-        _ => {
-            let root = |h: &f32| f64::from(*h).sqrt();
-            let roots = moments.diagonal().iter().map(root).collect();
-            Ok(Pruning::Keep(Keep::PerRow { share, roots }))
-        }
-    }
-}
-
-/// Values that a row keeps.
-fn kept_of(share: f64, cols: usize) -> usize {
-    (share * cols as f64).round() as usize
-}
-
-/// The indices of the `k` largest scores, of equal ones the first, in no order.
-fn best(scores: &[f64], k: usize, indices: &mut Vec<usize>) {
-    indices.clear();
-    indices.extend(0..scores.len());
-    if k < scores.len() {
-        indices.select_nth_unstable_by(k, |a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-        indices.truncate(k);
-    }
-}
-
-/// Prunes by the error that each value's loss would leave, block by block of columns, and
-/// moves the values that are left.
-fn sparse_gpt(
-    view: &View<'_>,
-    share: f64,
-    feedback: &Feedback,
-    range: encode::Range,
-    context: &EncodeContext,
-) -> Result<Dense> {
-    let (cols, dtype) = (view.cols(), view.dtype());
-    let k = kept_of(share, cols);
-    let weight = |place: usize| f64::from(feedback.pivot(place)).powi(-2);
-    // Values near 1, so that neither they nor what is added to them leaves f32.
-    let unit = encode::power_of_two(range.max_abs());
-    let most = match dtype {
-        DType::F16 => f32::from(half::f16::MAX),
-        DType::BF16 => f32::from(half::bf16::MAX),
-        _ => f32::MAX,
-    };
-    let mut out = Dense::zeros(dtype, view.shape())?;
-    let row_bytes = cols * dtype.size();
-    out.bytes_mut()
-        .par_chunks_mut(gptq::TASK_ROWS * row_bytes)
-        .enumerate()
-        .try_for_each(|(i, out)| {
-            context.check_cancel()?;
-            let first = i * gptq::TASK_ROWS;
-            let rows = out.len() / row_bytes;
-            let mut w = vec![0.0f32; rows * cols];
-            view.read_rows_f32(first..first + rows, &mut w);
-            w.iter_mut().for_each(|v| *v /= unit);
-            let blocks = cols.div_ceil(BLOCK);
-            let mut quota = vec![0usize; rows * blocks];
-            let (mut scores, mut indices) = (Vec::new(), Vec::new());
-            let score = |w: &[f32], place: usize, scores: &mut Vec<f64>| {
-                scores.clear();
-                let score = |(i, v): (usize, &f32)| f64::from(*v).powi(2) * weight(place + i);
-                scores.extend(w.iter().enumerate().map(score));
-            };
-            for (w, quota) in w.chunks_exact(cols).zip(quota.chunks_exact_mut(blocks)) {
-                score(w, 0, &mut scores);
-                best(&scores, k, &mut indices);
-                indices.iter().for_each(|i| quota[i / BLOCK] += 1);
-            }
-            let kept = std::cell::RefCell::new(vec![false; rows * cols]);
-            feedback.run(
-                &mut w,
-                |block, w| {
-                    let mut kept = kept.borrow_mut();
-                    for row in 0..rows {
-                        let from = row * cols;
-                        score(
-                            &w[from + block.start..from + block.end],
-                            block.start,
-                            &mut scores,
-                        );
-                        let k = quota[row * blocks + block.start / BLOCK];
-                        best(&scores, k, &mut indices);
-                        for i in &indices {
-                            kept[from + block.start + i] = true;
-                        }
-                    }
-                },
-                |row, place, v| {
-                    if kept.borrow()[row * cols + place] {
-                        v
-                    } else {
-                        0.0
-                    }
-                },
-            );
-            for v in &mut w {
-                *v = (*v * unit).clamp(-most, most);
-            }
-            dtype.from_f32(&w, out);
-            Ok::<_, Error>(())
-        })?;
-    Ok(out)
-}
-
-/// Magnitude as an integer of the same order.
-fn key(v: f32) -> u32 {
-    v.to_bits() & 0x7fff_ffff
-}
-
-/// Runs `f` over pieces of the view's rows as f32, in parallel, and adds the results up.
-fn histogram(view: &View<'_>, f: impl Fn(&[f32], &mut [u64]) + Sync, bins: usize) -> Vec<u64> {
-    let cols = view.cols().max(1);
-    let window = (256usize << 10).div_ceil(cols);
-    (0..view.rows().div_ceil(window))
-        .into_par_iter()
-        .fold(
-            || (vec![0u64; bins], Vec::new()),
-            |(mut h, mut w): (Vec<u64>, Vec<f32>), i| {
-                let rows = block_rows(i, window, view.rows());
-                f(view.rows_f32(rows, &mut w), &mut h);
-                (h, w)
-            },
-        )
-        .map(|(h, _)| h)
-        .reduce(
-            || vec![0; bins],
-            |a, b| a.into_iter().zip(b).map(|(a, b)| a + b).collect(),
-        )
-}
-
-/// Selects the `k` largest magnitudes by a radix search of two passes: bounded memory,
-/// whatever the tensor.
-fn largest(view: &View<'_>, k: usize) -> Keep {
-    let high = histogram(
-        view,
-        |w, h| w.iter().for_each(|v| h[(key(*v) >> 16) as usize] += 1),
-        1 << 15,
-    );
-    let (bin, above) = select(&high, k as u64);
-    let low = histogram(
-        view,
-        |w, h| {
-            for v in w {
-                let key = key(*v);
-                if (key >> 16) as usize == bin {
-                    h[(key & 0xffff) as usize] += 1;
-                }
-            }
-        },
-        1 << 16,
-    );
-    let (rest, above_low) = select(&low, k as u64 - above);
-    Keep::Largest {
-        key: (bin as u32) << 16 | rest as u32,
-        ties: (k as u64 - above - above_low) as usize,
-    }
-}
-
-/// The highest bin such that it and those above hold at least `k`, and how many those
-/// above hold alone.
-fn select(histogram: &[u64], k: u64) -> (usize, u64) {
-    let mut above = 0;
-    for (bin, n) in histogram.iter().enumerate().rev() {
-        if above + n >= k {
-            return (bin, above);
-        }
-        above += n;
-    }
-    (0, above - histogram[0])
-}
-
-fn read_f32(view: &View<'_>, rows: Range<usize>) -> Vec<f32> {
-    let mut w = vec![0.0; rows.len() * view.cols()];
-    view.read_rows_f32(rows, &mut w);
-    w
-}
-
-fn count_key(view: &View<'_>, rows: Range<usize>, wanted: u32) -> usize {
-    let w = read_f32(view, rows);
-    w.iter().filter(|v| key(**v) == wanted).count()
-}
-
-/// Sets the bits of one row whose flat index `stays`.
-fn set_bits(row: usize, cols: usize, out: &mut [u8], mut stays: impl FnMut(usize) -> bool) {
-    for (byte, out) in out.iter_mut().enumerate() {
-        let first = byte * 8;
-        for i in 0..8.min(cols - first) {
-            *out |= u8::from(stays(row * cols + first + i)) << i;
-        }
-    }
-}
-
-fn fill_mask(view: &View<'_>, rows: Range<usize>, keep: &Keep, mut ties: usize, bits: &mut [u8]) {
-    let cols = view.cols();
-    let stride = cols.div_ceil(8);
-    let rows_of = bits.chunks_exact_mut(stride).enumerate();
-    match keep {
-        Keep::NonZero => {
-            let size = view.dtype().size();
-            let mut raw = vec![0u8; rows.len() * cols * size];
-            view.read_rows(rows, &mut raw);
-            for (row, out) in rows_of {
-                set_bits(row, cols, out, |i| {
-                    raw[i * size..(i + 1) * size].iter().any(|b| *b != 0)
-                });
-            }
-        }
-        &Keep::AtLeast(t) => {
-            let w = read_f32(view, rows);
-            for (row, out) in rows_of {
-                set_bits(row, cols, out, |i| w[i] != 0.0 && w[i].abs() >= t);
-            }
-        }
-        Keep::PerRow { share, roots } => {
-            let w = read_f32(view, rows);
-            let (mut scores, mut indices) = (Vec::new(), Vec::new());
-            for (row, out) in rows_of {
-                let w = &w[row * cols..(row + 1) * cols];
-                scores.clear();
-                // Columns that never count still go by magnitude, after all others.
-                let score = |(w, root): (&f32, &f64)| f64::from(w.abs()) * root.max(1e-60);
-                scores.extend(w.iter().zip(roots).map(score));
-                best(&scores, kept_of(*share, cols), &mut indices);
-                for i in &indices {
-                    out[i / 8] |= u8::from(w[*i] != 0.0) << (i % 8);
-                }
-            }
-        }
-        &Keep::Largest { key: k, .. } => {
-            let w = read_f32(view, rows);
-            for (row, out) in rows_of {
-                set_bits(row, cols, out, |i| {
-                    let key = key(w[i]);
-                    if key == k && key != 0 && ties > 0 {
-                        ties -= 1;
-                        return true;
-                    }
-                    key > k
-                });
-            }
-        }
-    }
-}
-
-/// Copies the elements whose bit is set.
-fn gather(view: &View<'_>, rows: Range<usize>, bits: &[u8], out: &mut [u8]) {
-    match view.dtype().size() {
-        1 => gather_sized::<1>(view, rows, bits, out),
-        2 => gather_sized::<2>(view, rows, bits, out),
-        4 => gather_sized::<4>(view, rows, bits, out),
-        _ => gather_sized::<8>(view, rows, bits, out),
-    }
-}
-
-fn gather_sized<const N: usize>(view: &View<'_>, rows: Range<usize>, bits: &[u8], out: &mut [u8]) {
-    let cols = view.cols();
-    let mut raw = vec![0u8; rows.len() * cols * N];
-    view.read_rows(rows, &mut raw);
-    let mut out = out.as_chunks_mut::<N>().0.iter_mut();
-    let raw = raw.as_chunks::<N>().0;
-    for (bits, raw) in bits
-        .chunks_exact(cols.div_ceil(8))
-        .zip(raw.chunks_exact(cols))
-    {
-        for_set_bits(bits, |i| {
-            if let Some(out) = out.next() {
-                *out = raw[i];
-            }
-        });
-    }
-}
-
-/// Calls `f` with the index of each set bit.
-fn for_set_bits(bits: &[u8], mut f: impl FnMut(usize)) {
-    for (at, byte) in bits.iter().enumerate() {
-        let mut byte = *byte;
-        while byte != 0 {
-            f(at * 8 + byte.trailing_zeros() as usize);
-            byte &= byte - 1;
-        }
-    }
-}
-
 fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
     let meta = stored.meta.clone();
     let count = stored.integer("count", 0..=meta.len() as u64)? as usize;
@@ -661,15 +264,7 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
     }
     let counts = stored.buffer("counts", count_bytes)?;
     let values = stored.form("values")?;
-    let plain = values.meta().shape.len() == 1;
-    if values.meta().dtype != meta.dtype || values.meta().shape != values_shape(plain, count) {
-        return Err(Error::corrupt(format!(
-            "values of {} {:?} for {count} of {}",
-            values.meta().dtype,
-            values.meta().shape,
-            meta.dtype
-        )));
-    }
+    select::check_values(&*values, &meta, count)?;
     let mut scratch = Vec::new();
     let bytes = counts.window(0..counts.len(), &mut scratch)?;
     let mut starts = vec![0usize];
@@ -761,14 +356,6 @@ impl Mask {
         Some(at)
     }
 
-    /// The rows of the values' form that hold these values, and where they begin there.
-    fn value_rows(&self, values: &Range<usize>) -> (Range<usize>, usize) {
-        let cols = self.values.meta().cols;
-        let rows = values.start / cols..values.end.div_ceil(cols);
-        let skip = values.start - rows.start * cols;
-        (rows, skip)
-    }
-
     fn most_values(&self, rows: usize) -> usize {
         let most = self.starts.windows(2).map(|w| w[1] - w[0]).max();
         let blocks = rows / self.rows_per_block + 2;
@@ -791,7 +378,7 @@ impl Mask {
         let mut floats = std::mem::take(&mut scratch.floats);
         let mut run = || -> Result<()> {
             let (bits, values) = self.locate(&rows, &mut bytes)?;
-            let (value_rows, skip) = self.value_rows(&values);
+            let (value_rows, skip) = value_rows(&*self.values, &values);
             let n = value_rows.len() * self.values.meta().cols;
             if floats.capacity() < n {
                 // Windows differ; growing by doubling would pass the scratch limit.
@@ -896,7 +483,7 @@ impl Form for Mask {
         }
         let size = self.meta.dtype.size();
         let (bits, values) = self.locate(&rows, &mut scratch.bytes)?;
-        let (value_rows, skip) = self.value_rows(&values);
+        let (value_rows, skip) = value_rows(&*self.values, &values);
         let raw = &mut scratch.more_bytes;
         raw.resize(value_rows.len() * self.values.meta().row_bytes(), 0);
         let nested = scratch.nested.get_or_insert_default();

@@ -9,8 +9,11 @@ mod encode;
 mod gptq;
 mod mask;
 mod product;
+mod prune;
 mod quant;
 mod registry;
+mod sdr;
+mod select;
 mod sum;
 mod tensor;
 
@@ -97,6 +100,10 @@ pub struct Scratch {
     pub more_bytes: Vec<u8>,
     /// Decoded values.
     pub floats: Vec<f32>,
+    /// Rows of `x` side by side, and their sums.
+    pub panel: Vec<f32>,
+    /// Decoded positions.
+    pub positions: Vec<u32>,
     /// For a nested form.
     pub nested: Option<Box<Scratch>>,
 }

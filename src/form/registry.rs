@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{EncodeContext, Form, Stored, dense, mask, quant, sum};
+use super::{EncodeContext, Form, Stored};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::pack;
@@ -31,7 +31,14 @@ pub struct FormDef {
 }
 
 /// Every form there is.
-pub static REGISTRY: &[&FormDef] = &[&dense::DEF, &quant::DEF, &mask::DEF, &sum::DEF];
+pub static REGISTRY: &[&FormDef] = &[
+    // One a line.
+    &super::dense::DEF,
+    &super::quant::DEF,
+    &super::mask::DEF,
+    &super::sdr::DEF,
+    &super::sum::DEF,
+];
 
 /// Names that stand for a choice to be made: `plan` resolves them to a form.
 pub(crate) static DIRECTIVES: &[Codec] = &[
@@ -57,6 +64,13 @@ pub(crate) static DIRECTIVES: &[Codec] = &[
                 kind: Kind::Positive,
                 default: None,
                 doc: "most bits per weight, everything counted; smallest error under it",
+            },
+            OptionDef {
+                key: "prefer",
+                aliases: &[],
+                kind: Kind::Choice(&["speed", "size"]),
+                default: Some("speed"),
+                doc: "whether a form with slower products must save that much more, or bytes alone count",
             },
         ],
     },

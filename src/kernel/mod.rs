@@ -15,9 +15,11 @@
 
 use std::sync::OnceLock;
 
+mod bits;
 mod bytes;
 pub mod columns;
 pub mod dense;
+pub mod positions;
 pub mod quant;
 pub mod rans;
 mod rotate;
@@ -213,6 +215,40 @@ kernels! {
     /// Product of one masked row with one row of `x`, touching set columns only.
     fn mask_dot_row(mask: &[u8], values: &[f32], x: &[f32]) -> f32 =
         [sparse::dot_row::portable, sparse::dot_row::avx2, sparse::dot_row::avx512];
+
+    /// Positions of one segment from the Rice codes of their gaps, see
+    /// [`positions`]: `out.len()` of them, strictly increasing and below 65,536. False
+    /// for streams that hold anything else.
+    fn positions_decode(k: u32, remainders: &[u8], quotients: &[u8], out: &mut [u32]) -> bool =
+        [positions::rice::portable, positions::rice::avx2, positions::rice::avx512];
+    /// Number of increasing positions below `limit`.
+    fn positions_below(positions: &[u32], limit: u32) -> usize =
+        [positions::below::portable, positions::below::avx2, positions::below::avx2];
+    /// `Σ x[p − base]` over the positions.
+    fn gather_sum(positions: &[u32], base: u32, x: &[f32]) -> f32 =
+        [positions::sum::portable, positions::sum::avx2, positions::sum::avx512];
+    /// `Σ v · x[p − base]` over the positions and their values.
+    fn gather_dot(positions: &[u32], base: u32, values: &[f32], x: &[f32]) -> f32 =
+        [positions::dot::portable, positions::dot::avx2, positions::dot::avx512];
+    /// `Σ ± x[p − base]` over the positions, minus where bit `first + i` of `signs` is set.
+    fn gather_signed(positions: &[u32], base: u32, signs: &[u8], first: usize, x: &[f32]) -> f32 =
+        [positions::signed::portable, positions::signed::avx2, positions::signed::avx512];
+    /// `sums[l] = Σ panel[p − base][l]`: as `gather_sum`, for a panel of `sums.len()` (16,
+    /// 32 or 64) rows of `x` side by side.
+    fn panel_sum(positions: &[u32], base: u32, panel: &[f32], sums: &mut [f32]) =
+        [positions::panel_sum::portable, positions::panel_sum::avx2, positions::panel_sum::avx512];
+    /// `sums[l] = Σ v · panel[p − base][l]`.
+    fn panel_dot(positions: &[u32], base: u32, values: &[f32], panel: &[f32], sums: &mut [f32]) =
+        [positions::panel_dot::portable, positions::panel_dot::avx2, positions::panel_dot::avx512];
+    /// `sums[l] = Σ ± panel[p − base][l]`, minus where bit `first + i` of `signs` is set.
+    fn panel_signed(positions: &[u32], base: u32, signs: &[u8], first: usize, panel: &[f32], sums: &mut [f32]) =
+        [positions::panel_signed::portable, positions::panel_signed::avx2, positions::panel_signed::avx512];
+    /// `dst[c · stride + r] = src[r · cols + c]` for every row of `src`, at most `stride`.
+    fn transpose(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) =
+        [positions::transpose::portable, positions::transpose::avx2, positions::transpose::avx512];
+    /// `out[i] = popcount(query & items[i])` for rows of `query.len()` words.
+    fn bit_overlaps(query: &[u64], items: &[u64], out: &mut [u32]) =
+        [bits::overlaps::portable, bits::overlaps::avx2, bits::overlaps::avx512];
 
     /// Byte j of every element of `width` bytes (1, 2, 4, 8) to plane j; the tail that
     /// fills no element as it is. `dst` is as long as `src`.

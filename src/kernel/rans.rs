@@ -18,8 +18,8 @@
 //! A vector decodes all its lanes at once. Which lanes want a word is a mask: as many
 //! words as it has bits are loaded and spread to those lanes in order, which is the order
 //! of the symbols. Up to p = 12 one gather finds symbol, f and slot − c in one word;
-//! above, a table of such words would leave the L1 cache, and two gathers, of the symbol
-//! and then of f and c, are faster.
+//! above, they do not fit one, and two gathers, of the symbol and then of f and c, take
+//! twice the time.
 
 /// How many states may take symbols in turn. With few, a vector waits for its own lookups
 /// and words: 64 decode a third faster than 32. Each costs about three bytes a stream.

@@ -4,7 +4,7 @@
 //! left by one bit has the eight exponent bits of f32 and bf16 in its top byte, alone, and
 //! the sign with the mantissa, among bits that no coder shortens. Meant for `shuffle` and
 //! an entropy coder behind it: without, the exponent's lowest bit is in the next byte, and
-//! what the two tell of each other is lost (1 % of a bf16 model).
+//! what the two tell of each other is lost (0.8 % of a bf16 model, 0.3 % of an f32 one).
 //!
 //! *Layout.* As long as the input. Of each little-endian element of w bytes (option
 //! `width`, else the buffer's), the bits moved one place up, the top one to the bottom. The

@@ -3,6 +3,7 @@
 
 pub mod cai;
 pub mod heap;
+pub mod specs;
 
 /// xorshift64*: small, seeded, the same everywhere.
 pub struct Rng(u64);

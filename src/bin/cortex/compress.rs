@@ -22,6 +22,7 @@ Examples:
   cortex compress model/ -o model.cai --target-bits 4.5
   cortex compress model.safetensors -o model.cai --spec int8 --exclude 'embed|lm_head'
   cortex compress model.safetensors --dry-run --tensor 'attn=int8' --tensor 'mlp=int4'
+  cortex compress model.safetensors --dry-run --explain
 
 Specs: 'cortex codecs' lists every form, pack and option.")]
 pub(crate) struct Args {
@@ -68,6 +69,10 @@ pub(crate) struct Args {
     /// Encode and report, to the byte, without writing a file
     #[arg(long)]
     dry_run: bool,
+
+    /// Show what was measured for each tensor, and why each candidate was taken or not
+    #[arg(long)]
+    explain: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -102,6 +107,7 @@ impl Args {
             exclude: exclude(&self.exclude)?,
             threads: self.threads.into(),
             calibration: self.calibration.clone(),
+            explain: self.explain,
         };
         let output = self.output.as_deref().filter(|_| !self.dry_run);
         let report = progress::with_bar(|tell| match output {
@@ -123,7 +129,8 @@ impl Args {
     }
 
     fn text(&self, report: &Report) -> String {
-        let mut out = table::of_tensors(&report.tensors).render();
+        let mut out = table::candidates(&report.tensors);
+        out += &table::of_tensors(&report.tensors).render();
         let aliases = report.aliases.iter();
         out += &table::aliases(aliases.map(|(a, t)| (a.as_str(), t.as_str())));
         out += &notes(report);

@@ -5,6 +5,7 @@
 
 use comfy_table::{CellAlignment, LineStyle, Table as Grid, TableStyle};
 use cortex::model::TensorReport;
+use cortex::plan::Verdict;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::text;
@@ -269,6 +270,62 @@ fn bits(stored: u64, weights: u64) -> String {
         0 => "–".into(),
         n => format!("{:.2}", stored as f64 * 8.0 / n as f64),
     }
+}
+
+/// Candidates of one tensor that are shown; the others are in the JSON.
+const SHOWN: usize = 12;
+
+/// What was measured for each tensor, where that was asked for.
+pub(crate) fn candidates(tensors: &[TensorReport]) -> String {
+    let mut out = String::new();
+    for t in tensors {
+        let Some(all) = &t.candidates else {
+            continue;
+        };
+        out += &format!(
+            "{} {} {}\n",
+            text::printable(&t.name),
+            text::printable(&t.dtype),
+            text::shape(&t.shape)
+        );
+        if all.is_empty() {
+            out += &format!("  stored as asked: {}\n\n", text::printable(&t.spec));
+            continue;
+        }
+        let mut table = Table::new(&[
+            Column::left("  Candidate").wrap(' '),
+            Column::right("Bits"),
+            Column::right("Error"),
+            Column::right("SQNR").rank(3),
+            Column::right("MACs").rank(1),
+            Column::left("Read").rank(2),
+            Column::left("Verdict").wrap(' '),
+        ]);
+        // The chosen one is always among them.
+        let first = all.iter().filter(|c| c.verdict == Verdict::Chosen);
+        let rest = all.iter().filter(|c| c.verdict != Verdict::Chosen);
+        for c in first.chain(rest).take(SHOWN) {
+            table.row(vec![
+                format!("  {}", text::printable(&c.spec)),
+                format!("{:.3}", c.bits_per_weight),
+                text::error(c.relative_error),
+                text::decibel(c.sqnr_db),
+                format!("{:.2}×", c.cost),
+                if c.in_place { "in place" } else { "decoded" }.into(),
+                c.verdict.text().into(),
+            ]);
+        }
+        out += &table.render();
+        if all.len() > SHOWN {
+            out += &format!("  and {} more (--json has all)\n", all.len() - SHOWN);
+        }
+        out.push('\n');
+    }
+    if !out.is_empty() {
+        out += "Bits are stored bits per weight; MACs are multiplications of a product, 1 for dense.\n\
+                Candidates are measured on a sample of large tensors, the chosen one on the whole.\n\n";
+    }
+    out
 }
 
 /// `aliases` below a table, a line each.
