@@ -1,5 +1,7 @@
 //! Whole models: import → plan → encode → archive, and back.
 
+mod calibration;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -19,6 +21,8 @@ use crate::mmap::open_file;
 use crate::plan::{self, Plan};
 use crate::spec::Spec;
 
+pub use calibration::{Calibration, write_calibration};
+
 /// How a model is compressed.
 #[derive(Clone, Debug)]
 pub struct CompressOptions {
@@ -31,6 +35,9 @@ pub struct CompressOptions {
     pub exclude: Option<Regex>,
     /// Threads; 0 for all cores. Bytes do not depend on it.
     pub threads: usize,
+    /// A file with second moments of the inputs of tensors, for encoders that make the
+    /// error of products small; see [`Calibration`].
+    pub calibration: Option<PathBuf>,
     /// Whether reports list what was measured for each tensor.
     pub explain: bool,
 }
@@ -48,6 +55,7 @@ impl CompressOptions {
             tensors: Vec::new(),
             exclude: None,
             threads: 0,
+            calibration: None,
             explain: false,
         })
     }
@@ -95,6 +103,12 @@ pub struct TensorReport {
     pub sqnr_db: Option<f64>,
     /// `max |w − ŵ|`.
     pub max_abs_error: f64,
+    /// Whether the calibration file had an entry for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub calibrated: bool,
+    /// What was done otherwise than asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Seconds that it took to encode and write; absent when only looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -161,7 +175,7 @@ pub struct Report {
 }
 
 impl TensorReport {
-    fn new(name: &str, tensor: &Tensor, seconds: f64) -> Self {
+    fn new(name: &str, tensor: &Tensor, calibrated: bool, seconds: f64) -> Self {
         Self {
             name: name.to_owned(),
             dtype: tensor.dtype().name().to_owned(),
@@ -173,6 +187,8 @@ impl TensorReport {
             relative_error: tensor.error().relative,
             sqnr_db: tensor.error().sqnr_db(),
             max_abs_error: tensor.error().max_abs,
+            calibrated,
+            notes: tensor.notes().to_vec(),
             seconds: Some(seconds),
             candidates: None,
         }
@@ -190,6 +206,8 @@ impl TensorReport {
             relative_error: entry.error().relative,
             sqnr_db: entry.error().sqnr_db(),
             max_abs_error: entry.error().max_abs,
+            calibrated: false,
+            notes: Vec::new(),
             seconds: None,
             candidates: None,
         }
@@ -250,6 +268,8 @@ fn compress_model(
         let sources: Vec<PathBuf> = model.sources().map(Path::to_owned).collect();
         refuse_same_file(&sources, output)?;
     }
+    let calibration = options.calibration.as_deref().map(Calibration::open);
+    let calibration = calibration.transpose()?;
     let total = model.tensors().iter().map(|t| t.byte_len() as u64).sum();
     let watch = Watch::new(progress, total, model.tensors().len());
     let mut writer = match output {
@@ -262,14 +282,15 @@ fn compress_model(
     in_pool(options.threads, || {
         for named in model.tensors() {
             let begun = Instant::now();
-            let plan = compress_tensor(named, options, &watch)?;
+            let plan = compress_tensor(named, options, calibration.as_ref(), &watch)?;
             writer.add(named.name(), &plan.tensor)?;
             named.forget();
             let seconds = begun.elapsed().as_secs_f64();
+            let calibrated = calibration.as_ref().is_some_and(|c| c.has(named.name()));
             let candidates = plan.candidates.iter().map(CandidateReport::new).collect();
             tensors.push(TensorReport {
                 candidates: options.explain.then_some(candidates),
-                ..TensorReport::new(named.name(), &plan.tensor, seconds)
+                ..TensorReport::new(named.name(), &plan.tensor, calibrated, seconds)
             });
             watch.finish_tensor(named.name(), named.byte_len() as u64)?;
         }
@@ -294,16 +315,22 @@ fn compress_model(
 fn compress_tensor(
     named: &NamedTensor,
     options: &CompressOptions,
+    calibration: Option<&Calibration>,
     watch: &Watch<'_, '_>,
 ) -> Result<Plan> {
     let view = named.view();
     let cancelled = || watch.tick(named.name());
-    let context = EncodeContext {
-        cancelled: Some(&cancelled),
-        ..EncodeContext::default()
-    };
     let work = || {
         let name = named.name();
+        let moments = match calibration {
+            Some(file) => file.moments(name, view.shape(), view.cols())?,
+            None => None,
+        };
+        let context = EncodeContext {
+            cancelled: Some(&cancelled),
+            moments: moments.as_ref(),
+            ..EncodeContext::default()
+        };
         let by_name = options.tensors.iter().find(|(r, _)| r.is_match(name));
         let excluded = options.exclude.as_ref().is_some_and(|r| r.is_match(name));
         let spec = match by_name {
@@ -311,9 +338,17 @@ fn compress_tensor(
             Some((_, spec)) => spec.clone(),
             None => plan::spec_for(&view, &options.spec)?,
         };
-        plan::choose(&view, &spec, &context)
+        let plan = plan::choose(&view, &spec, &context)?;
+        // Where every bit is kept there is nothing that an entry would change.
+        let without = calibration.is_some() && moments.is_none();
+        let lossy = !form::is_lossless(plan.tensor.spec())?;
+        let note = (without && lossy).then(|| "no entry in the calibration file".to_owned());
+        Ok(Plan {
+            tensor: plan.tensor.with_notes(note),
+            ..plan
+        })
     };
-    work().map_err(|e| e.with_tensor(named.name()))
+    work().map_err(|e: Error| e.with_tensor(named.name()))
 }
 
 /// Writes every tensor of an archive, decoded, to a safetensors file. Returns its size.

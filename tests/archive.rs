@@ -1058,7 +1058,7 @@ fn forge_mask(
     change(&mut parts, &mut params);
     let mut body = cai::Body::new();
     let mask = body.raw(&parts["mask"], 1);
-    let offsets = body.raw(&parts["offsets"], 8);
+    let counts = body.raw(&parts["counts"], 4);
     let values = body.raw(&parts["values"], 4);
     let count = parts["values"].len() / 4;
     let index = json!({
@@ -1068,7 +1068,7 @@ fn forge_mask(
             "error": {"relative": 0.0, "max_abs": 0.0},
             "form": {"kind": "mask", "params": params, "parts": [
                 {"name": "mask", "buffer": mask},
-                {"name": "offsets", "buffer": offsets},
+                {"name": "counts", "buffer": counts},
                 {"name": "values", "form": {
                     "kind": "dense", "dtype": "f32", "shape": [count], "params": {},
                     "parts": [{"name": "data", "buffer": values}],
@@ -1121,19 +1121,18 @@ fn masks_that_do_not_fit_their_values_are_refused() {
         *byte &= *byte - 1;
         mask[12] |= 0x80;
     });
-    for offset in [1u64, 5000, u64::MAX, 1 << 63] {
-        bad("first offset", &|p, _| {
-            p.get_mut("offsets").unwrap()[..8].copy_from_slice(&offset.to_le_bytes())
+    for n in [0u32, 5000, 100_000, u32::MAX] {
+        bad("a count", &|p, _| {
+            p.get_mut("counts").unwrap()[4..8].copy_from_slice(&n.to_le_bytes());
         });
     }
-    for offset in [0u64, 100_000, u64::MAX] {
-        bad("offsets out of order", &|p, _| {
-            p.get_mut("offsets").unwrap()[16..24].copy_from_slice(&offset.to_le_bytes());
-        });
-    }
-    bad("offset that the bits deny", &|p, _| {
-        let at = u64::from_le_bytes(p["offsets"][8..16].try_into().unwrap());
-        p.get_mut("offsets").unwrap()[8..16].copy_from_slice(&(at + 1).to_le_bytes());
+    bad("counts that the bits deny", &|p, _| {
+        let counts = p.get_mut("counts").unwrap();
+        // The sum stays right.
+        for (at, by) in [(0, 1u32), (4, 1u32.wrapping_neg())] {
+            let n = u32::from_le_bytes(counts[at..at + 4].try_into().unwrap());
+            counts[at..at + 4].copy_from_slice(&n.wrapping_add(by).to_le_bytes());
+        }
     });
     bad("a bit less", &|p, _| {
         let byte = p
@@ -1149,8 +1148,8 @@ fn masks_that_do_not_fit_their_values_are_refused() {
     bad("count", &|_, params| params["count"] = u64::MAX.into());
     bad("count", &|_, params| params["count"] = (-1).into());
     for n in [0u64, 1, 47, 49, 1 << 20, u64::MAX] {
-        bad("rows per offset", &|_, params| {
-            params["rows_per_offset"] = n.into()
+        bad("rows per block", &|_, params| {
+            params["rows_per_block"] = n.into()
         });
     }
     bad("whole", &|_, params| params["whole"] = 1.into());
@@ -1353,16 +1352,16 @@ fn a_mask_of_countless_rows_is_refused() {
         json!({"bytes": bytes, "chunk": chunk, "width": 1, "packs": "rle", "chunks": chunks})
     };
     let rows = 1usize << 35;
-    let (mask, offsets) = (zeros(rows), zeros(rows * 8));
+    let (mask, counts) = (zeros(rows), zeros(rows * 4));
     let empty = json!({"bytes": 0, "chunk": 1, "width": 1, "chunks": []});
     let index = json!({
         "generator": "test",
         "tensors": [{
             "name": "t", "dtype": "u8", "shape": [rows, 1], "spec": "mask",
             "error": {"relative": 0.0, "max_abs": 0.0},
-            "form": {"kind": "mask", "params": {"count": 0, "rows_per_offset": 1, "whole": true}, "parts": [
+            "form": {"kind": "mask", "params": {"count": 0, "rows_per_block": 1, "whole": true}, "parts": [
                 {"name": "mask", "buffer": mask},
-                {"name": "offsets", "buffer": offsets},
+                {"name": "counts", "buffer": counts},
                 {"name": "values", "form": {"kind": "dense", "dtype": "u8", "shape": [0], "parts": [
                     {"name": "data", "buffer": empty},
                 ]}},

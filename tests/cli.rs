@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::{Kind, Rng, weights};
 use cortex::archive::Archive;
+use cortex::calibration::Moments;
 use cortex::export::safetensors::{TensorInfo, Writer};
 use cortex::import::Model;
+use cortex::model::write_calibration;
 use cortex::{DType, Dense};
 use serde_json::Value;
 
@@ -513,6 +515,92 @@ fn tensors_are_named_and_excluded_by_regex() {
         .exits(1)
         .says("tensor 'ids.")
         .says("hint: ");
+    assert!(!b.path("n.cai").exists());
+}
+
+#[test]
+fn a_calibration_file_is_used_by_name_and_its_gaps_are_told() {
+    let b = Bench::new();
+    let matrix = |n: usize| {
+        let at = |k: usize| 0.9f32.powi((k / n).abs_diff(k % n) as i32);
+        Moments::from_matrix(n, (0..n * n).map(at).collect()).unwrap()
+    };
+    let ramp = |n: usize| Moments::from_diagonal((0..n).map(|i| i as f32).collect()).unwrap();
+    let moments = BTreeMap::from([
+        ("layer.0.weight".to_owned(), matrix(160)),
+        ("conv.weight".to_owned(), ramp(8 * 7 * 7)),
+        ("of no tensor".to_owned(), ramp(3)),
+    ]);
+    write_calibration(&b.path("c.safetensors"), &moments).unwrap();
+
+    let how = "compress {}/model.safetensors --spec int4(search=gptq)";
+    let plain = b.run(&format!("{how} --dry-run --json")).exits(0).json();
+    let run = b.run(&format!(
+        "{how} -o {{}}/m.cai --calibration {{}}/c.safetensors --json"
+    ));
+    let report = run.exits(0).json();
+    for name in ["layer.0.weight", "conv.weight", "layer.1.weight"] {
+        let (with, without) = (tensor(&report, name), tensor(&plain, name));
+        assert_eq!(
+            whole(&with["stored_bytes"]),
+            whole(&without["stored_bytes"])
+        );
+        assert_eq!(with["spec"], "int4(search=gptq)");
+        let fell_back = "int4(search=gptq) without calibration: rounded to nearest with search=lsq";
+        assert_eq!(without["notes"], serde_json::json!([fell_back]), "{name}");
+        if name == "layer.1.weight" {
+            let gap = "no entry in the calibration file";
+            assert_eq!(with["notes"], serde_json::json!([fell_back, gap]));
+            assert_eq!(with["relative_error"], without["relative_error"]);
+            assert!(with.get("calibrated").is_none());
+        } else {
+            assert!(
+                with.get("notes").is_none() && with["calibrated"] == true,
+                "{name}"
+            );
+            assert_ne!(with["relative_error"], without["relative_error"], "{name}");
+        }
+    }
+    // Lossless tensors need no entry.
+    assert!(tensor(&report, "layer.0.bias").get("notes").is_none());
+    // A list below the table, each note once.
+    let text = b
+        .run(&format!("{how} --dry-run --calibration {{}}/c.safetensors"))
+        .exits(0)
+        .stdout;
+    let notes: Vec<&str> = text.lines().filter(|l| l.starts_with("note: ")).collect();
+    assert_eq!(notes.len(), 2, "{text}");
+    assert!(notes[1].starts_with("note: no entry in the calibration file: "));
+    assert!(
+        notes[1].contains("layer.1.weight") && notes[1].contains(" more"),
+        "{text}"
+    );
+
+    // An entry of another shape.
+    let wrong = BTreeMap::from([("layer.0.weight".to_owned(), ramp(96))]);
+    write_calibration(&b.path("w.safetensors"), &wrong).unwrap();
+    b.run(&format!(
+        "{how} -o {{}}/n.cai --calibration {{}}/w.safetensors"
+    ))
+    .exits(1)
+    .says("tensor 'layer.0.weight'")
+    .says("[96]")
+    .says("[160] or [160, 160]")
+    .says("[96, 160]");
+    // Another file altogether: integers, no name in common, none at all.
+    b.run("compress {}/model.safetensors --dry-run --spec int8 --tensor ids=dense --calibration {}/model.safetensors")
+        .exits(1)
+        .says("calibration");
+    let other = BTreeMap::from([("x".to_owned(), ramp(2))]);
+    write_calibration(&b.path("o.safetensors"), &other).unwrap();
+    b.run(&format!("{how} --dry-run --calibration {{}}/o.safetensors"))
+        .exits(0)
+        .says("has no entry with the name of a tensor");
+    b.run(&format!(
+        "{how} --dry-run --calibration {{}}/none.safetensors"
+    ))
+    .exits(1)
+    .says("none.safetensors");
     assert!(!b.path("n.cai").exists());
 }
 

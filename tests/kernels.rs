@@ -6,7 +6,7 @@ mod common;
 
 use common::{Kind, Rng, norm, weights};
 use cortex::kernel::ecq::{self, Chooser, Decoder, Paths};
-use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS};
+use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS, store_codes};
 use cortex::kernel::{self, KernelSet};
 use half::f16;
 
@@ -54,7 +54,7 @@ impl Case {
 
 /// What a stranger would write from the layout's description: `(s · c, z)` of every
 /// value, multiplied out, in f64.
-fn naive_decode(q: &Quantizer, tile: &[u8], rows: usize) -> Vec<(f64, f64)> {
+fn naive_decode(q: &Quantizer, scale_bytes: &[u8], tile: &[u8], rows: usize) -> Vec<(f64, f64)> {
     let Layout {
         bits,
         cols,
@@ -71,23 +71,24 @@ fn naive_decode(q: &Quantizer, tile: &[u8], rows: usize) -> Vec<(f64, f64)> {
         3 => &[2, 1],
         _ => &[2],
     };
-    let half_at = |at: usize| f64::from(f16::from_le_bytes([tile[at], tile[at + 1]]).to_f32());
+    let half_at =
+        |at: usize| f64::from(f16::from_le_bytes([scale_bytes[at], scale_bytes[at + 1]]).to_f32());
     let m = f64::from(q.multiplier);
     let mut out = vec![(0.0, 0.0); rows * cols];
-    let mut at = 0;
+    let (mut at, mut head) = (0, 0);
     for group_start in (0..cols).step_by(group) {
         let group_end = cols.min(group_start + group);
         let (mut s, mut z) = (vec![1.0; rows], vec![f64::from(q.offset); rows]);
         if scales {
             for s in &mut s {
-                *s = half_at(at);
-                at += 2;
+                *s = half_at(head);
+                head += 2;
             }
             for z in &mut z {
                 *z = 0.0;
                 if zeros {
-                    *z = half_at(at);
-                    at += 2;
+                    *z = half_at(head);
+                    head += 2;
                 }
             }
         }
@@ -128,7 +129,7 @@ fn naive_decode(q: &Quantizer, tile: &[u8], rows: usize) -> Vec<(f64, f64)> {
             }
         }
     }
-    assert_eq!(at, tile.len(), "{q:?}");
+    assert_eq!((head, at), (scale_bytes.len(), tile.len()), "{q:?}");
     out
 }
 
@@ -199,7 +200,11 @@ fn tiles_are_the_same_bytes_on_every_set_and_read_as_the_layout_says() {
                         };
                         for rows in rows {
                             seed += 1;
-                            check_tile(&sets, case, rows, seed);
+                            check_tile(&sets, case, rows, seed, &[]);
+                            if search == Search::LeastSquares {
+                                let h: Vec<f32> = (0..cols).map(column_weight).collect();
+                                check_tile(&sets, case, rows, seed, &h);
+                            }
                         }
                     }
                 }
@@ -208,7 +213,12 @@ fn tiles_are_the_same_bytes_on_every_set_and_read_as_the_layout_says() {
     }
 }
 
-fn check_tile(sets: &[&KernelSet], case: Case, rows: usize, seed: u64) {
+/// Weights of columns, some of them zero.
+fn column_weight(col: usize) -> f32 {
+    [1.0, 0.3, 0.0, 0.01, 0.7][col % 5]
+}
+
+fn check_tile(sets: &[&KernelSet], case: Case, rows: usize, seed: u64, weights: &[f32]) {
     let w = tile_values(rows, case.cols, seed);
     let (multiplier, offset) = match case.group {
         // What an encoder would take for these values, about.
@@ -216,29 +226,45 @@ fn check_tile(sets: &[&KernelSet], case: Case, rows: usize, seed: u64) {
         _ => (2f32.powi(-16), 0.0),
     };
     let q = case.quantizer(multiplier, offset);
-    let len = rows * q.layout.row_bytes();
-    let mut tile = vec![0u8; len];
+    let len = rows * q.layout.code_row_bytes();
+    let scale_len = rows * q.layout.scale_row_bytes();
+    let (mut scales, mut tile) = (vec![0u8; scale_len], vec![0u8; len]);
     let mut decoded = vec![0.0f32; w.len()];
     for (i, set) in sets.iter().enumerate() {
         // Poisoned, so that every byte must have been written.
         let poison = [0x5a, 0xa5, 0xff][i % 3];
-        let mut mine = vec![poison; len];
-        set.quant_encode(&q, &w, rows, &mut mine);
+        let (mut mine, mut heads) = (vec![poison; len], vec![poison; scale_len]);
+        set.quant_encode(&q, &w, weights, rows, &mut heads, &mut mine);
         let mut out = vec![f32::NAN; w.len()];
-        set.quant_decode(&q, &mine, rows, &mut out);
+        set.quant_decode(&q, &heads, &mine, rows, &mut out);
         if i == 0 {
-            (tile, decoded) = (mine, out);
+            (scales, tile, decoded) = (heads, mine, out);
             continue;
         }
         let isa = set.isa().name();
-        assert!(tile == mine, "{case:?} rows {rows} encoded by {isa}");
+        assert!(
+            scales == heads && tile == mine,
+            "{case:?} rows {rows} encoded by {isa}"
+        );
         assert_eq!(
             bits_of(&decoded),
             bits_of(&out),
             "{case:?} rows {rows} decoded by {isa}"
         );
     }
-    for (i, ((sc, z), found)) in naive_decode(&q, &tile, rows)
+    // Codes chosen one by one and laid out are the encoder's own.
+    let mut codes = vec![0u8; w.len()];
+    for (i, code) in codes.iter_mut().enumerate() {
+        let (row, col) = (i / case.cols, i % case.cols);
+        let grid = q.grid(&scales, rows, col / q.layout.group, row);
+        *code = grid.code(w[i] * q.unit());
+        let value = f64::from(grid.value(*code)) / f64::from(q.unit());
+        assert!((value - f64::from(decoded[i])).abs() <= value.abs() * 1e-6);
+    }
+    let mut laid_out = vec![0x77; len];
+    store_codes(&q.layout, &codes, rows, &mut laid_out);
+    assert!(laid_out == tile, "{case:?} rows {rows} laid out");
+    for (i, ((sc, z), found)) in naive_decode(&q, &scales, &tile, rows)
         .iter()
         .zip(&decoded)
         .enumerate()
@@ -266,10 +292,11 @@ fn encoded_values_are_within_half_a_step() {
                 };
                 let q = case.quantizer(2f32.powi(-16), 0.0);
                 let w = weights(Kind::Gaussian, 16, 70, 5);
-                let mut tile = vec![0u8; 16 * q.layout.row_bytes()];
-                set.quant_encode(&q, &w, 16, &mut tile);
+                let mut scales = vec![0u8; 16 * q.layout.scale_row_bytes()];
+                let mut tile = vec![0u8; 16 * q.layout.code_row_bytes()];
+                set.quant_encode(&q, &w, &[], 16, &mut scales, &mut tile);
                 let mut out = vec![0.0; w.len()];
-                set.quant_decode(&q, &tile, 16, &mut out);
+                set.quant_decode(&q, &scales, &tile, 16, &mut out);
                 for (row, out) in w.chunks(70).zip(out.chunks(70)) {
                     for (g, out) in row.chunks(32).zip(out.chunks(32)) {
                         let (lo, hi) = g
@@ -312,12 +339,14 @@ fn quantised_products_are_those_of_the_decoded_tile() {
                         let multiplier = if group == 0 { 0.003 } else { 2f32.powi(-16) };
                         let q = case.quantizer(multiplier, 0.5);
                         let w = tile_values(rows, cols, rng.next());
-                        let mut tile = vec![0u8; rows * q.layout.row_bytes()];
-                        kernel::best().quant_encode(&q, &w, rows, &mut tile);
-                        let values = naive_decode(&q, &tile, rows);
+                        let mut scales = vec![0u8; rows * q.layout.scale_row_bytes()];
+                        let mut tile = vec![0u8; rows * q.layout.code_row_bytes()];
+                        kernel::best().quant_encode(&q, &w, &[], rows, &mut scales, &mut tile);
+                        let values = naive_decode(&q, &scales, &tile, rows);
+                        let tile = (&scales[..], &tile[..]);
                         let x: Vec<f32> = (0..20 * cols).map(|_| rng.gaussian()).collect();
                         for batch in 0..=20 {
-                            check_product(case, &q, &tile, rows, &values, &x[..batch * cols]);
+                            check_product(case, &q, tile, rows, &values, &x[..batch * cols]);
                         }
                     }
                 }
@@ -329,7 +358,7 @@ fn quantised_products_are_those_of_the_decoded_tile() {
 fn check_product(
     case: Case,
     q: &Quantizer,
-    tile: &[u8],
+    (scales, codes): (&[u8], &[u8]),
     rows: usize,
     values: &[(f64, f64)],
     x: &[f32],
@@ -338,7 +367,7 @@ fn check_product(
     let batch = x.len() / cols;
     for set in sets() {
         let mut out = vec![[f32::NAN; TILE_ROWS]; batch];
-        set.quant_matmul(q, tile, rows, x, &mut out);
+        set.quant_matmul(q, scales, codes, rows, x, &mut out);
         for (b, x) in x.chunks(cols).enumerate() {
             for r in 0..rows {
                 let w = &values[r * cols..(r + 1) * cols];

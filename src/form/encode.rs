@@ -1,5 +1,7 @@
 //! From a dense view and a resolved spec to a compressed tensor.
 
+use std::sync::Mutex;
+
 use rayon::prelude::*;
 
 use super::registry::{Found, find};
@@ -64,15 +66,40 @@ pub(super) fn part(
     encode_unmeasured(&view, spec, &inner)
 }
 
-/// Encodes `view` as a canonical spec without directives says, and measures the error.
+/// Encodes `view` as a canonical spec without directives says, and measures the error. What
+/// encoders note goes to [`Tensor::notes`] as well.
 pub fn encode(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<Tensor> {
-    let form = encode_unmeasured(view, spec, context)?;
+    if let Some(moments) = context.moments
+        && moments.dim() != view.cols()
+    {
+        return Err(Error::invalid(format!(
+            "second moments of {} inputs for a tensor of shape {:?}, whose rows have {}",
+            moments.dim(),
+            view.shape(),
+            view.cols()
+        )));
+    }
+    let notes = Mutex::new(Vec::new());
+    let keep = |text: String| {
+        context.note(text.clone());
+        let mut notes = notes.lock().unwrap_or_else(|e| e.into_inner());
+        // Terms of a sum say the same.
+        if !notes.contains(&text) {
+            notes.push(text);
+        }
+    };
+    let telling = EncodeContext {
+        notes: Some(&keep),
+        ..*context
+    };
+    let form = encode_unmeasured(view, spec, &telling)?;
+    let notes = notes.into_inner().unwrap_or_else(|e| e.into_inner());
     let error = if form.is_exact() {
         ErrorStats::EXACT
     } else {
         measure(view, &*form, context)?
     };
-    Ok(Tensor::new(spec.clone(), form.into(), error))
+    Ok(Tensor::new(spec.clone(), form.into(), error).with_notes(notes))
 }
 
 /// The form alone, packed, its error not measured: for parts of another form, and for
@@ -157,6 +184,15 @@ impl Range {
             self.max
         }
     }
+}
+
+/// The power of two at most `max_abs` and above its half, and no denormal: what values are
+/// divided by, exactly, so that they are near 1.
+pub(super) fn power_of_two(max_abs: f32) -> f32 {
+    if max_abs == 0.0 {
+        return 1.0;
+    }
+    2.0f32.powi((max_abs.log2().floor() as i32).max(-126))
 }
 
 /// Values read by one task of a pass over a view.

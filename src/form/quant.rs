@@ -2,12 +2,19 @@
 //!
 //! * Exploits: neighbouring weights are of like size and about evenly spread, so a few
 //!   bits and a shared scale hold them. `w = multiplier · (s·c + z)`.
-//! * Layout: one part, `tiles`, the stored order being the order that the kernels read;
-//!   see [`crate::kernel::quant`]. Parameters `bits`, `group` (columns; 0 for the whole
-//!   tensor), `zeros`, `multiplier`, `offset`.
+//! * Layout: parts `codes` and `scales` (empty if one scale serves the whole tensor), both
+//!   tile by tile in the order that the kernels read; see [`crate::kernel::quant`].
+//!   Parameters `bits`, `group` (columns; 0 for the whole tensor), `zeros`, `multiplier`,
+//!   `offset`.
 //! * Error: at most half a step per weight where nothing is clipped; a step is the
 //!   group's largest magnitude over 2^(bits−1). Measured on Gaussian weights with groups
 //!   of 32: 45 dB at 8 bits, 21.3 at 4 (21.8 with `search=lsq`), 8.8 at 2 (9.6).
+//!   With `search=gptq` and second moments of the inputs the error of the product,
+//!   `tr(ΔW H ΔWᵀ)`, is what is made small: scales by least squares weighted with `H_jj`,
+//!   codes with error feedback between columns. Strongly correlated inputs leave it a
+//!   third of what rounding to nearest does; `‖ΔW‖` grows. A diagonal of moments alone
+//!   weights the scales. Storage is the same: scales are found before the columns are
+//!   taken in order of size. Without moments it is `search=lsq`.
 //! * Matmul: codes are opened in registers and multiplied by f32 activations, one scale
 //!   per group and row; nothing is decoded to memory.
 //! * Loses: on natively sparse tensors (`mask`), on heavy-tailed ones with large groups,
@@ -15,18 +22,21 @@
 //!
 //! The signed-max start, `s = w_ext / −2^(bits−1)`, and the least-squares search are
 //! those of the field's group quantisers (llama.cpp's Q4_0 and `make_qx_quants` use the
-//! same ideas); written here from the formulas.
+//! same ideas); written here from the formulas. GPTQ: Frantar et al. 2022, see
+//! `src/form/gptq.rs`.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::gptq::{self, Feedback};
 use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, encode, kernels};
 use crate::bytes::{AlignedBytes, checked_mul};
+use crate::calibration::Moments;
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
-use crate::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS};
+use crate::kernel::quant::{Grid, Layout, Quantizer, Search, TILE_ROWS, store_codes};
 use crate::pack::Buffer;
 use crate::spec::{Codec, Kind, OptionDef, Options, Term};
 use crate::tensor::View;
@@ -48,9 +58,9 @@ const ZERO: OptionDef = OptionDef {
 const SEARCH: OptionDef = OptionDef {
     key: "search",
     aliases: &[],
-    kind: Kind::Choice(&["absmax", "lsq"]),
+    kind: Kind::Choice(&["absmax", "lsq", "gptq"]),
     default: Some("absmax"),
-    doc: "scale from the extreme value, or by least squares (slower, closer)",
+    doc: "scale from the extreme value, or by least squares (slower, closer); gptq: for the least error of products with the calibration's inputs",
 };
 const BITS: OptionDef = OptionDef {
     key: "bits",
@@ -109,7 +119,8 @@ fn canonical(codec: &'static Codec, options: &Options) -> Result<Term> {
 struct Quant {
     meta: Meta,
     quantizer: Quantizer,
-    tiles: Buffer,
+    codes: Buffer,
+    scales: Buffer,
 }
 
 /// Rows read, converted and encoded by one task: a few tiles, about 256 KiB of f32.
@@ -140,15 +151,28 @@ fn encode_form(
         scales: group != "tensor",
         zeros,
     };
+    let calibrated = options.text("search") == Some("gptq");
     let search = match options.text("search") {
-        Some("lsq") => Search::LeastSquares,
+        Some("lsq" | "gptq") => Search::LeastSquares,
         _ => Search::AbsMax,
     };
     let range = encode::range(view, context)?;
+    let moments = context.moments.filter(|_| calibrated);
+    if calibrated && moments.is_none() {
+        context.note(format!(
+            "{}(search=gptq) without calibration: rounded to nearest with search=lsq",
+            codec.name
+        ));
+    }
+    let weights = moments.and_then(gptq::column_weights).unwrap_or_default();
+    let feedback = match moments.and_then(Moments::matrix) {
+        Some(matrix) if !meta.is_empty() => Some(Feedback::new(matrix, meta.cols, true, context)?),
+        _ => None,
+    };
     let (multiplier, offset) = if layout.scales {
         (scale_multiplier(range.max_abs()), 0.0)
     } else {
-        tensor_scale(view, &layout, search, range)
+        tensor_scale(view, &layout, search, range, &weights)
     };
     let quantizer = Quantizer {
         layout,
@@ -156,32 +180,104 @@ fn encode_form(
         multiplier,
         offset,
     };
-    let row_bytes = layout.row_bytes();
-    let mut bytes = AlignedBytes::zeroed(checked_mul(meta.rows, row_bytes)?)?;
+    let (code_bytes, scale_bytes) = (layout.code_row_bytes(), layout.scale_row_bytes());
+    let mut codes = AlignedBytes::zeroed(checked_mul(meta.rows, code_bytes)?)?;
+    let mut scales = AlignedBytes::zeroed(checked_mul(meta.rows, scale_bytes)?)?;
     if !meta.is_empty() {
-        let rows = task_rows(meta.cols);
+        let rows = match feedback {
+            Some(_) => gptq::TASK_ROWS,
+            None => task_rows(meta.cols),
+        };
         let kernels = kernels();
-        bytes
-            .par_chunks_mut(rows * row_bytes)
-            .enumerate()
-            .try_for_each_init(Vec::new, |floats: &mut Vec<f32>, (i, out)| {
+        // Without scales there is nothing to cut into pieces: each task gets an empty one.
+        let mut pieces = scales.chunks_mut((rows * scale_bytes).max(1));
+        let tasks: Vec<_> = codes
+            .chunks_mut(rows * code_bytes)
+            .map(|codes| (codes, pieces.next().unwrap_or_default()))
+            .collect();
+        tasks.into_par_iter().enumerate().try_for_each_init(
+            Vec::new,
+            |floats: &mut Vec<f32>, (i, (codes, scales))| {
                 context.check_cancel()?;
                 let first = i * rows;
-                let n = out.len() / row_bytes;
+                let n = codes.len() / code_bytes;
                 let floats = view.rows_f32(first..first + n, floats);
-                let tiles = out.chunks_mut(TILE_ROWS * row_bytes);
-                for (w, tile) in floats.chunks(TILE_ROWS * meta.cols).zip(tiles) {
-                    kernels.quant_encode(&quantizer, w, w.len() / meta.cols, tile);
+                let mut left = &mut *scales;
+                let tiles = codes.chunks_mut(TILE_ROWS * code_bytes);
+                for (w, codes) in floats.chunks(TILE_ROWS * meta.cols).zip(tiles) {
+                    let rows = w.len() / meta.cols;
+                    let (scales, rest) = left.split_at_mut(rows * scale_bytes);
+                    left = rest;
+                    kernels.quant_encode(&quantizer, w, &weights, rows, scales, codes);
+                }
+                if let Some(feedback) = &feedback {
+                    round_with_feedback(&quantizer, feedback, floats, scales, codes);
                 }
                 Ok::<_, Error>(())
-            })?;
+            },
+        )?;
     }
-    let tiles = Buffer::owned(bytes, 1, TILE_ROWS * row_bytes)?;
+    let codes = Buffer::owned(codes, 1, TILE_ROWS * code_bytes)?;
+    let scales = Buffer::owned_in_chunks(scales, 2, scale_chunk(&layout, codes.chunk_len()))?;
     Ok(Box::new(Quant {
         meta,
         quantizer,
-        tiles,
+        codes,
+        scales,
     }))
+}
+
+/// Rounds rows anew with the scales that they have, errors being fed back.
+fn round_with_feedback(
+    q: &Quantizer,
+    feedback: &Feedback,
+    w: &[f32],
+    scales: &[u8],
+    codes: &mut [u8],
+) {
+    let layout = &q.layout;
+    let (cols, groups, order) = (layout.cols, layout.groups(), feedback.order());
+    let rows = w.len() / cols;
+    // In units of the multiplier, columns in the order in which they are fixed.
+    let mut moved = vec![0.0f32; w.len()];
+    for (moved, w) in moved.chunks_exact_mut(cols).zip(w.chunks_exact(cols)) {
+        for (m, col) in moved.iter_mut().zip(order) {
+            *m = w[*col] * q.unit();
+        }
+    }
+    let mut grids: Vec<Grid> = Vec::with_capacity(rows * groups);
+    for row in 0..rows {
+        let tile = row / TILE_ROWS * TILE_ROWS;
+        let in_tile = TILE_ROWS.min(rows - tile);
+        let scales = &scales[tile * layout.scale_row_bytes()..];
+        grids.extend((0..groups).map(|g| q.grid(scales, in_tile, g, row - tile)));
+    }
+    let mut chosen = vec![0u8; w.len()];
+    feedback.run(
+        &mut moved,
+        |_, _| {},
+        |row, place, v| {
+            let col = order[place];
+            let grid = &grids[row * groups + col / layout.group];
+            let code = grid.code(v);
+            chosen[row * cols + col] = code;
+            grid.value(code)
+        },
+    );
+    let tiles = codes.chunks_mut(TILE_ROWS * layout.code_row_bytes());
+    for (chosen, tile) in chosen.chunks(TILE_ROWS * cols).zip(tiles) {
+        store_codes(layout, chosen, chosen.len() / cols, tile);
+    }
+}
+
+/// Bytes of the scales of the rows whose codes take a chunk, or of the fewest rows that
+/// are whole tiles and whole cache lines.
+fn scale_chunk(layout: &Layout, code_chunk: usize) -> usize {
+    let step = 2 * TILE_ROWS;
+    let steps = code_chunk / (layout.code_row_bytes() * step).max(1);
+    let chunk = (steps.max(1) * step).saturating_mul(layout.scale_row_bytes());
+    // Codes take more room than scales, but for rows of a few columns.
+    chunk.clamp(64, code_chunk)
 }
 
 /// The power of two that brings the largest magnitude into [2^14, 2^15): scales are then
@@ -201,6 +297,7 @@ fn tensor_scale(
     layout: &Layout,
     search: Search,
     range: encode::Range,
+    weights: &[f32],
 ) -> (f32, f32) {
     let half = layout.half() as f32;
     if range.max_abs() == 0.0 {
@@ -218,20 +315,21 @@ fn tensor_scale(
         let fit = |s: f32| (s, (range.min + half * s) / s);
         return match search {
             Search::AbsMax => fit(s),
-            Search::LeastSquares => best_by(view, half, &SHRINKS.map(|k| fit(s * k))),
+            Search::LeastSquares => best_by(view, weights, half, &SHRINKS.map(|k| fit(s * k))),
         };
     }
     let s0 = range.extreme() / -half;
     match search {
         Search::AbsMax => (s0, 0.0),
-        Search::LeastSquares => best_by(view, half, &SHRINKS.map(|k| (s0 * k, 0.0))),
+        Search::LeastSquares => best_by(view, weights, half, &SHRINKS.map(|k| (s0 * k, 0.0))),
     }
 }
 
 /// Starts of the search for a tensor's one scale: each costs a pass over the tensor.
 const SHRINKS: [f32; 8] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.35];
 
-fn best_by(view: &View<'_>, half: f32, starts: &[(f32, f32)]) -> (f32, f32) {
+/// The start of least error; errors of column j count `weights[j]` times, if there are any.
+fn best_by(view: &View<'_>, weights: &[f32], half: f32, starts: &[(f32, f32)]) -> (f32, f32) {
     let error = |(s, z): (f32, f32)| -> f64 {
         let window = task_rows(view.cols());
         let count = view.rows().div_ceil(window);
@@ -241,11 +339,17 @@ fn best_by(view: &View<'_>, half: f32, starts: &[(f32, f32)]) -> (f32, f32) {
                 let rows = i * window..((i + 1) * window).min(view.rows());
                 let mut w = vec![0.0; rows.len() * view.cols()];
                 view.read_rows_f32(rows, &mut w);
+                let error = |v: &f32| {
+                    let c = (v / s - z).round_ties_even().clamp(-half, half - 1.0);
+                    f64::from(v - (c + z) * s).powi(2)
+                };
+                if weights.is_empty() {
+                    return w.iter().map(error).sum();
+                }
+                let weights = weights.iter().cycle();
                 w.iter()
-                    .map(|v| {
-                        let c = (v / s - z).round_ties_even().clamp(-half, half - 1.0);
-                        f64::from(v - (c + z) * s).powi(2)
-                    })
+                    .zip(weights)
+                    .map(|(v, h)| f64::from(*h) * error(v))
                     .sum()
             })
             .collect();
@@ -283,33 +387,41 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
         multiplier: stored.float("multiplier")?,
         offset: stored.float("offset")?,
     };
-    let tiles = stored.buffer("tiles", checked_mul(meta.rows, layout.row_bytes())?)?;
+    let codes = stored.buffer("codes", checked_mul(meta.rows, layout.code_row_bytes())?)?;
+    let scales = stored.buffer("scales", checked_mul(meta.rows, layout.scale_row_bytes())?)?;
     Ok(Box::new(Quant {
         meta,
         quantizer,
-        tiles,
+        codes,
+        scales,
     }))
 }
 
 impl Quant {
-    /// Calls `f` with each tile of the window: rows within the window, bytes.
+    /// Calls `f` with each tile of the window: its rows, scales, codes.
     fn for_tiles(
         &self,
         rows: Range<usize>,
-        scratch: &mut Vec<u8>,
-        mut f: impl FnMut(Range<usize>, &[u8]),
+        code_scratch: &mut Vec<u8>,
+        scale_scratch: &mut Vec<u8>,
+        mut f: impl FnMut(Range<usize>, &[u8], &[u8]),
     ) -> Result<()> {
-        let row_bytes = self.quantizer.layout.row_bytes();
+        let layout = &self.quantizer.layout;
         let first = rows.start / TILE_ROWS * TILE_ROWS;
         let last = rows.end.next_multiple_of(TILE_ROWS).min(self.meta.rows);
-        let bytes = self
-            .tiles
-            .window(first * row_bytes..last * row_bytes, scratch)?;
+        let bytes_of = |row_bytes: usize| first * row_bytes..last * row_bytes;
+        let (code_bytes, scale_bytes) = (layout.code_row_bytes(), layout.scale_row_bytes());
+        let codes = self.codes.window(bytes_of(code_bytes), code_scratch)?;
+        let scales = self.scales.window(bytes_of(scale_bytes), scale_scratch)?;
         let mut at = first;
         while at < last {
             let n = TILE_ROWS.min(self.meta.rows - at);
-            let from = (at - first) * row_bytes;
-            f(at..at + n, &bytes[from..from + n * row_bytes]);
+            let from = at - first;
+            f(
+                at..at + n,
+                &scales[from * scale_bytes..(from + n) * scale_bytes],
+                &codes[from * code_bytes..(from + n) * code_bytes],
+            );
             at += n;
         }
         Ok(())
@@ -338,13 +450,18 @@ impl Form for Quant {
     }
 
     fn parts(&self) -> Vec<(&'static str, Part<'_>)> {
-        vec![("tiles", Part::Buffer(&self.tiles))]
+        vec![
+            ("codes", Part::Buffer(&self.codes)),
+            ("scales", Part::Buffer(&self.scales)),
+        ]
     }
 
     fn map_buffers(&self, f: &mut dyn FnMut(&Buffer) -> Result<Buffer>) -> Result<Box<dyn Form>> {
         Ok(Box::new(Self {
-            tiles: f(&self.tiles)?,
-            ..self.clone()
+            meta: self.meta.clone(),
+            quantizer: self.quantizer,
+            codes: f(&self.codes)?,
+            scales: f(&self.scales)?,
         }))
     }
 
@@ -358,7 +475,8 @@ impl Form for Quant {
 
     fn scratch_for(&self, rows: usize) -> usize {
         let layout = &self.quantizer.layout;
-        self.tiles.scratch_for(rows * layout.row_bytes())
+        self.codes.scratch_for(rows * layout.code_row_bytes())
+            + self.scales.scratch_for(rows * layout.scale_row_bytes())
     }
 
     fn decode_f32(&self, rows: Range<usize>, out: &mut [f32], scratch: &mut Scratch) -> Result<()> {
@@ -367,17 +485,22 @@ impl Form for Quant {
         }
         let cols = self.meta.cols;
         let kernels = kernels();
-        let Scratch { bytes, floats, .. } = scratch;
-        self.for_tiles(rows.clone(), bytes, |tile, bytes| {
+        let Scratch {
+            bytes,
+            more_bytes,
+            floats,
+            ..
+        } = scratch;
+        self.for_tiles(rows.clone(), bytes, more_bytes, |tile, scales, codes| {
             if rows.start <= tile.start && tile.end <= rows.end {
                 let to = (tile.start - rows.start) * cols;
                 let out = &mut out[to..to + tile.len() * cols];
-                kernels.quant_decode(&self.quantizer, bytes, tile.len(), out);
+                kernels.quant_decode(&self.quantizer, scales, codes, tile.len(), out);
                 return;
             }
             // The window cuts the tile: decode all of it, keep a part.
             floats.resize(tile.len() * cols, 0.0);
-            kernels.quant_decode(&self.quantizer, bytes, tile.len(), floats);
+            kernels.quant_decode(&self.quantizer, scales, codes, tile.len(), floats);
             let keep = tile.start.max(rows.start)..tile.end.min(rows.end);
             out[(keep.start - rows.start) * cols..(keep.end - rows.start) * cols].copy_from_slice(
                 &floats[(keep.start - tile.start) * cols..(keep.end - tile.start) * cols],
@@ -407,13 +530,16 @@ impl Form for Quant {
         // (64 × 64 B = one page) and the opened tile stays in the first cache.
         const PIECE: usize = 64;
         let mut sums = [[0.0f32; TILE_ROWS]; PIECE];
-        self.for_tiles(rows.clone(), &mut scratch.bytes, |tile, bytes| {
+        let Scratch {
+            bytes, more_bytes, ..
+        } = scratch;
+        self.for_tiles(rows.clone(), bytes, more_bytes, |tile, scales, codes| {
             let keep = tile.start.max(rows.start)..tile.end.min(rows.end);
             for start in (0..batch).step_by(PIECE) {
                 let piece = PIECE.min(batch - start);
                 let x = &x[start * self.meta.cols..(start + piece) * self.meta.cols];
                 let sums = &mut sums[..piece];
-                kernels.quant_matmul(&self.quantizer, bytes, tile.len(), x, sums);
+                kernels.quant_matmul(&self.quantizer, scales, codes, tile.len(), x, sums);
                 for (b, sums) in sums.iter().enumerate() {
                     let to = (start + b) * n + keep.start - rows.start;
                     let from = keep.start - tile.start;

@@ -40,7 +40,12 @@ pub(super) fn encode_values(
     if shape.len() == 1 {
         return super::dense::from_owned(Meta::new(dtype, shape)?, values);
     }
-    encode::encode_unmeasured(&View::new(dtype, shape, &values)?, spec, context)
+    // The moments are of the tensor's columns, not of those of the values.
+    let inner = EncodeContext {
+        moments: None,
+        ..*context
+    };
+    encode::encode_unmeasured(&View::new(dtype, shape, &values)?, spec, &inner)
 }
 
 /// Refuses a form of values that cannot be that of `count` values of the tensor.

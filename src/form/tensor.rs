@@ -53,6 +53,7 @@ pub struct Tensor {
     spec: Arc<Spec>,
     form: Arc<dyn Form>,
     error: ErrorStats,
+    notes: Arc<[String]>,
 }
 
 impl Tensor {
@@ -62,7 +63,15 @@ impl Tensor {
             spec: Arc::new(spec),
             form,
             error,
+            notes: Arc::default(),
         }
+    }
+
+    /// Adds what its making is to be told with.
+    #[must_use]
+    pub(crate) fn with_notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes = self.notes.iter().cloned().chain(notes).collect();
+        self
     }
 
     /// Gives the name that errors will mention.
@@ -115,6 +124,12 @@ impl Tensor {
     /// The error measured at encode time.
     pub fn error(&self) -> ErrorStats {
         self.error
+    }
+
+    /// What the encoder did otherwise than its spec asks, such as a calibrated search
+    /// without calibration. Known where the tensor was encoded; files do not hold it.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Bytes of the dense tensor.

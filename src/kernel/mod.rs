@@ -26,6 +26,7 @@ pub mod rans;
 mod rotate;
 pub mod sparse;
 pub mod spmm;
+pub mod update;
 
 /// Compiles `body` once per instruction set, as `portable`, `avx2` and `avx512` in a
 /// module of the given name.
@@ -175,15 +176,16 @@ use rans::{DecodeTable, EncodeTable};
 use spmm::SparseRows;
 
 kernels! {
-    /// Encodes one tile of `rows` rows of `w` (row-major, all columns) into `tile`.
-    fn quant_encode(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) =
+    /// Encodes one tile of `rows` rows of `w` (row-major, all columns). `weights` is empty,
+    /// or says how much errors of each column count in a search by least squares.
+    fn quant_encode(q: &Quantizer, w: &[f32], weights: &[f32], rows: usize, scales: &mut [u8], codes: &mut [u8]) =
         [quant::encode::portable, quant::encode::avx2, quant::encode::avx512];
     /// Decodes one tile to `out`, row-major.
-    fn quant_decode(q: &Quantizer, tile: &[u8], rows: usize, out: &mut [f32]) =
+    fn quant_decode(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32]) =
         [quant::decode::portable, quant::decode::avx2, quant::decode::avx512];
     /// `out[b][r] = Σ x[b][col] · w[r][col]` for one tile of `rows` rows; `x` is
     /// `[out.len(), cols]`, row-major. Lanes past `rows` hold no result.
-    fn quant_matmul(q: &Quantizer, tile: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
+    fn quant_matmul(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
         [quant::matmul::portable, quant::matmul::avx2, quant::matmul::avx512];
     /// Least and largest value of `w`, or the index of the first that is not finite.
     fn min_max(w: &[f32]) -> Result<(f32, f32), usize> =
@@ -198,6 +200,15 @@ kernels! {
     /// Squared error, squared norm and largest error of `b` against `a`.
     fn difference(a: &[f32], b: &[f32]) -> Difference =
         [dense::difference::portable, dense::difference::avx2, dense::difference::avx512];
+
+    /// `c[r][j] −= Σ a[r][k] · b[k][j]` for j < `n` and contiguous `a[rows, depth]`; rows of
+    /// `b` and `c` begin a stride apart. `depth` is at most
+    /// [`MAX_DEPTH`](update::MAX_DEPTH). The same bits on every instruction set.
+    fn subtract_product_f32(a: &[f32], depth: usize, b: &[f32], b_stride: usize, c: &mut [f32], c_stride: usize, n: usize) =
+        [update::subtract_product_f32::portable, update::subtract_product_f32::avx2, update::subtract_product_f32::avx512];
+    /// The same in f64.
+    fn subtract_product_f64(a: &[f64], depth: usize, b: &[f64], b_stride: usize, c: &mut [f64], c_stride: usize, n: usize) =
+        [update::subtract_product_f64::portable, update::subtract_product_f64::avx2, update::subtract_product_f64::avx512];
 
     /// Number of set bits of a mask.
     fn mask_count(mask: &[u8]) -> usize =

@@ -1,17 +1,18 @@
 //! Group-quantised tiles: layout, encode, decode, multiply.
 //!
-//! A matrix is cut into tiles of 16 rows (the last one shorter, not padded). In a
-//! tile of `R` rows, for each group of columns:
+//! A matrix is cut into tiles of 16 rows (the last one shorter, not padded). Codes and
+//! scales lie apart, each tile by tile, so that either is read and packed by itself. A
+//! tile of `R` rows holds, for each group of columns:
 //!
-//! 1. `R` scales (f16) and, when asymmetric, `R` zeros (f16); neither when the one
-//!    group is the whole tensor;
-//! 2. for each block of up to 32 columns, the codes as bit planes. Codes are
-//!    offset-binary, `u = c + 2^(bits-1)`; planes take the low bits of `u` first:
-//!    8 → 8 · 7 → 4,2,1 · 6 → 4,2 · 5 → 4,1 · 4 → 4 · 3 → 2,1 · 2 → 2.
-//!    A plane of `p` bits of a block of `c` columns is `n = ceil(c / (32/p))` lines
-//!    of `R × 4` bytes. Byte `k` of row `r` in line `j` holds the fields of columns
-//!    `4j + k + 4n·i` for `i = 0 … 8/p-1`, lowest bits first. Columns past `c` hold
-//!    the code of zero.
+//! * in the scales: `R` scales (f16) and, when asymmetric, `R` zeros (f16); neither when
+//!   the one group is the whole tensor;
+//! * in the codes: for each block of up to 32 columns, the codes as bit planes. Codes are
+//!   offset-binary, `u = c + 2^(bits-1)`; planes take the low bits of `u` first:
+//!   8 → 8 · 7 → 4,2,1 · 6 → 4,2 · 5 → 4,1 · 4 → 4 · 3 → 2,1 · 2 → 2.
+//!   A plane of `p` bits of a block of `c` columns is `n = ceil(c / (32/p))` lines
+//!   of `R × 4` bytes. Byte `k` of row `r` in line `j` holds the fields of columns
+//!   `4j + k + 4n·i` for `i = 0 … 8/p-1`, lowest bits first. Columns past `c` hold
+//!   the code of zero.
 //!
 //! A full line is 64 bytes: 16 rows × 4 columns. One AVX-512 register reads it
 //! whole, lane = row, so a product needs no horizontal sum; AVX2 reads half a line.
@@ -78,6 +79,7 @@ impl Layout {
         2 * (usize::from(self.scales) + usize::from(self.zeros && self.scales))
     }
 
+    /// Bytes of codes of one row of a group of `c` columns.
     fn group_row_bytes(&self, c: usize) -> usize {
         let tail = c % BLOCK_COLS;
         let full = (c / BLOCK_COLS) * self.block_row_bytes(BLOCK_COLS);
@@ -86,11 +88,16 @@ impl Layout {
         } else {
             0
         };
-        self.head_row_bytes() + full + tail
+        full + tail
     }
 
-    /// Bytes that one row takes.
-    pub fn row_bytes(&self) -> usize {
+    /// Groups of columns.
+    pub fn groups(&self) -> usize {
+        self.cols.div_ceil(self.group)
+    }
+
+    /// Bytes that the codes of one row take.
+    pub fn code_row_bytes(&self) -> usize {
         if self.cols == 0 {
             return 0;
         }
@@ -101,6 +108,11 @@ impl Layout {
         } else {
             0
         }
+    }
+
+    /// Bytes that the scales and zeros of one row take.
+    pub fn scale_row_bytes(&self) -> usize {
+        self.groups() * self.head_row_bytes()
     }
 
     /// The code range, `-half ..= half - 1`.
@@ -173,6 +185,123 @@ fn reciprocal(s: f32) -> f32 {
     if r.abs() <= f32::MAX { r } else { 0.0 }
 }
 
+/// The offset-binary code nearest to `w`, `inv` being the reciprocal of the scale.
+#[inline(always)]
+fn nearest(w: f32, inv: f32, z: f32, bits: u32) -> u32 {
+    let half = (1u32 << (bits - 1)) as f32;
+    let v = clamp((w - z) * inv, -half, half - 1.0) + MAGIC;
+    // The integer in the low bits, made offset-binary.
+    v.to_bits()
+        .wrapping_sub(MAGIC.to_bits())
+        .wrapping_add(1 << (bits - 1))
+}
+
+/// The values that codes of one group of a row stand for, for an encoder that chooses its
+/// codes itself; in units of [`Quantizer::unit`].
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    scale: f32,
+    inverse: f32,
+    zero: f32,
+    bits: u32,
+}
+
+impl Grid {
+    /// The nearest code, as [`KernelSet::quant_encode`](super::KernelSet::quant_encode)
+    /// rounds.
+    #[inline(always)]
+    pub fn code(&self, w: f32) -> u8 {
+        nearest(w, self.inverse, self.zero, self.bits) as u8
+    }
+
+    /// The value of a code.
+    #[inline(always)]
+    pub fn value(&self, code: u8) -> f32 {
+        (i32::from(code) - (1 << (self.bits - 1))) as f32 * self.scale + self.zero
+    }
+}
+
+impl Quantizer {
+    /// What weights are multiplied by before they are rounded: groups with scales are
+    /// encoded in units of the multiplier. That is a power of two, so no code changes by
+    /// it, and sums of squares of very large or small weights stay in range.
+    pub fn unit(&self) -> f32 {
+        self.units().0
+    }
+
+    /// The unit, and the tensor's scale and zero where groups have none.
+    #[inline(always)]
+    fn units(&self) -> (f32, f32, f32) {
+        if self.layout.scales {
+            (1.0 / self.multiplier, 0.0, 0.0)
+        } else {
+            (1.0, self.multiplier, self.offset * self.multiplier)
+        }
+    }
+
+    /// The grid of group `group` of row `row` in the scales of a tile of `rows` rows.
+    pub fn grid(&self, scales: &[u8], rows: usize, group: usize, row: usize) -> Grid {
+        let layout = &self.layout;
+        let (_, mut scale, mut zero) = self.units();
+        if layout.scales {
+            let bytes = layout.head_row_bytes() * rows;
+            let head = &scales[group * bytes..(group + 1) * bytes];
+            scale = read_f16(head, row);
+            zero = match layout.zeros {
+                true => read_f16(head, rows + row),
+                false => 0.0,
+            };
+        }
+        Grid {
+            scale,
+            inverse: reciprocal(scale),
+            zero,
+            bits: layout.bits,
+        }
+    }
+}
+
+/// Calls `f` with the bits as a constant, so that the loops over planes unroll.
+macro_rules! for_bits {
+    ($bits:expr, $f:ident, $($arg:expr),*) => {
+        match $bits {
+            2 => $f::<2>($($arg),*),
+            3 => $f::<3>($($arg),*),
+            4 => $f::<4>($($arg),*),
+            5 => $f::<5>($($arg),*),
+            6 => $f::<6>($($arg),*),
+            7 => $f::<7>($($arg),*),
+            _ => $f::<8>($($arg),*),
+        }
+    };
+}
+
+/// Lays codes, `u8[rows, cols]`, out as a tile: the encoder's last step alone.
+pub fn store_codes(layout: &Layout, codes: &[u8], rows: usize, tile: &mut [u8]) {
+    for_bits!(layout.bits, store_bits, layout, codes, rows, tile)
+}
+
+fn store_bits<const BITS: u32>(layout: &Layout, codes: &[u8], rows: usize, tile: &mut [u8]) {
+    assert!(codes.len() == rows * layout.cols && rows <= TILE_ROWS);
+    assert!(tile.len() == rows * layout.code_row_bytes());
+    let (mut at, mut start) = (0, 0);
+    while start < layout.cols {
+        // Blocks do not cross groups.
+        let group_end = layout.cols.min((start / layout.group + 1) * layout.group);
+        let c = BLOCK_COLS.min(group_end - start);
+        let mut u = [[1u32 << (BITS - 1); TILE_ROWS]; 64];
+        for (i, u) in u[..c].iter_mut().enumerate() {
+            for r in 0..rows {
+                u[r] = u32::from(codes[r * layout.cols + start + i]);
+            }
+        }
+        let bytes = layout.block_row_bytes(c) * rows;
+        store_block::<BITS>(&u, c, rows, &mut tile[at..at + bytes]);
+        at += bytes;
+        start += c;
+    }
+}
+
 /// Least and largest value of each row, and no less than zero wide.
 #[inline(always)]
 fn extent(w: &[Rows]) -> (Rows, Rows) {
@@ -186,9 +315,10 @@ fn extent(w: &[Rows]) -> (Rows, Rows) {
     (lo, hi)
 }
 
-/// Best symmetric scales by least squares, from the starts `s0`.
+/// Best symmetric scales by least squares, from the starts `s0`; errors of column i count
+/// `h[i]` times if `WEIGHTED`.
 #[inline(always)]
-fn search_symmetric(w: &[Rows], half: f32, s0: &Rows) -> Rows {
+fn search_symmetric<const WEIGHTED: bool>(w: &[Rows], h: &[f32], half: f32, s0: &Rows) -> Rows {
     // 24 starts from 0.35 to 1.1 of the signed-max scale, both signs, as the field's
     // encoders do; measured on Gaussian weights a finer grid gains < 0.02 dB. The start
     // itself is tried first, so that the search never loses.
@@ -203,13 +333,14 @@ fn search_symmetric(w: &[Rows], half: f32, s0: &Rows) -> Rows {
         // Codes of both signs from one rounding: those of −k are `−clamp(t, 1−half, half)`.
         // |t| ≤ half / 0.35, far inside the rounding's range.
         let (mut wq, mut qq) = ([[0.0f32; TILE_ROWS]; 2], [[0.0f32; TILE_ROWS]; 2]);
-        for w in w {
+        for (col, w) in w.iter().enumerate() {
             for r in 0..TILE_ROWS {
                 let t = (w[r] * inv[r] + MAGIC) - MAGIC;
                 let q = [clamp(t, -half, half - 1.0), clamp(t, 1.0 - half, half)];
                 for i in 0..2 {
-                    wq[i][r] += w[r] * q[i];
-                    qq[i][r] += q[i] * q[i];
+                    let hq = if WEIGHTED { h[col] * q[i] } else { q[i] };
+                    wq[i][r] += w[r] * hq;
+                    qq[i][r] += q[i] * hq;
                 }
             }
         }
@@ -229,19 +360,31 @@ fn search_symmetric(w: &[Rows], half: f32, s0: &Rows) -> Rows {
     best
 }
 
-/// Scales and minima of asymmetric groups: from their range, or refined by least squares.
+/// Scales and minima of asymmetric groups: from their range, or refined by least squares;
+/// errors of column i count `h[i]` times if `WEIGHTED`.
 #[inline(always)]
-fn search_asymmetric(w: &[Rows], levels: f32, search: Search) -> (Rows, Rows) {
+fn search_asymmetric<const WEIGHTED: bool>(
+    w: &[Rows],
+    h: &[f32],
+    levels: f32,
+    search: Search,
+) -> (Rows, Rows) {
     let (lo, hi) = extent(w);
     let s0 = each(|r| (hi[r] - lo[r]) / levels);
     if search == Search::AbsMax {
         return (s0, lo);
     }
-    let n = w.len() as f32;
+    let weight = |col: usize| if WEIGHTED { h[col] } else { 1.0 };
+    let n = if WEIGHTED {
+        h[..w.len()].iter().sum()
+    } else {
+        w.len() as f32
+    };
     let mut w_sum = [0.0f32; TILE_ROWS];
-    for w in w {
+    for (col, w) in w.iter().enumerate() {
+        let h = weight(col);
         for r in 0..TILE_ROWS {
-            w_sum[r] += w[r];
+            w_sum[r] += h * w[r];
         }
     }
     let (mut best_error, mut best_s, mut best_m) = ([f32::INFINITY; TILE_ROWS], s0, lo);
@@ -257,14 +400,16 @@ fn search_asymmetric(w: &[Rows], levels: f32, search: Search) -> (Rows, Rows) {
             let mut q2 = [0.0f32; TILE_ROWS];
             let mut wq = [0.0f32; TILE_ROWS];
             let mut error = [0.0f32; TILE_ROWS];
-            for w in w {
+            for (col, w) in w.iter().enumerate() {
+                let h = weight(col);
                 for r in 0..TILE_ROWS {
                     let q = clamp_round((w[r] - m[r]) * inv[r], 0.0, levels);
                     let e = w[r] - (m[r] + s[r] * q);
-                    q1[r] += q;
-                    q2[r] += q * q;
-                    wq[r] += w[r] * q;
-                    error[r] += e * e;
+                    let hq = h * q;
+                    q1[r] += hq;
+                    q2[r] += q * hq;
+                    wq[r] += w[r] * hq;
+                    error[r] += h * e * e;
                 }
             }
             for r in 0..TILE_ROWS {
@@ -347,42 +492,46 @@ fn load_block(bits: u32, tile: &[u8], c: usize, rows: usize, row: usize) -> [u8;
     codes
 }
 
-/// Calls `f` with the bits as a constant, so that the loops over planes unroll.
-macro_rules! for_bits {
-    ($bits:expr, $f:ident, $($arg:expr),*) => {
-        match $bits {
-            2 => $f::<2>($($arg),*),
-            3 => $f::<3>($($arg),*),
-            4 => $f::<4>($($arg),*),
-            5 => $f::<5>($($arg),*),
-            6 => $f::<6>($($arg),*),
-            7 => $f::<7>($($arg),*),
-            _ => $f::<8>($($arg),*),
-        }
-    };
+#[inline(always)]
+fn encode_body(
+    q: &Quantizer,
+    w: &[f32],
+    weights: &[f32],
+    rows: usize,
+    scales: &mut [u8],
+    codes: &mut [u8],
+) {
+    for_bits!(
+        q.layout.bits,
+        encode_bits,
+        q,
+        w,
+        weights,
+        rows,
+        scales,
+        codes
+    )
 }
 
 #[inline(always)]
-fn encode_body(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) {
-    for_bits!(q.layout.bits, encode_bits, q, w, rows, tile)
-}
-
-#[inline(always)]
-fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8]) {
+fn encode_bits<const BITS: u32>(
+    q: &Quantizer,
+    w: &[f32],
+    weights: &[f32],
+    rows: usize,
+    scales: &mut [u8],
+    codes: &mut [u8],
+) {
     let layout = &q.layout;
-    assert!(w.len() == rows * layout.cols && tile.len() == rows * layout.row_bytes());
-    assert!(rows <= TILE_ROWS);
+    assert!(w.len() == rows * layout.cols && rows <= TILE_ROWS);
+    assert!(codes.len() == rows * layout.code_row_bytes());
+    assert!(scales.len() == rows * layout.scale_row_bytes());
+    assert!(weights.is_empty() || weights.len() == layout.cols);
     let half = (1 << (BITS - 1)) as f32;
-    // Groups with scales are encoded in units of the multiplier: a power of two, so no
-    // code changes by it, and sums of squares of very large or small weights stay in range.
-    let (unit, tensor_s, tensor_z) = if layout.scales {
-        (1.0 / q.multiplier, 0.0, 0.0)
-    } else {
-        (1.0, q.multiplier, q.offset * q.multiplier)
-    };
+    let (unit, tensor_s, tensor_z) = q.units();
     // The group turned: one entry a column, lanes past `rows` zero.
     let mut group = vec![[0.0f32; TILE_ROWS]; layout.group.min(layout.cols)];
-    let (mut at, mut start) = (0, 0);
+    let (mut at, mut head_at, mut start) = (0, 0, 0);
     while start < layout.cols {
         let c = layout.group.min(layout.cols - start);
         for row in 0..rows {
@@ -392,12 +541,21 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
             }
         }
         let group = &group[..c];
-        let head = &mut tile[at..at + layout.head_row_bytes() * rows];
-        at += head.len();
+        let h = match weights {
+            [] => weights,
+            all => &all[start..start + c],
+        };
+        let head = &mut scales[head_at..head_at + layout.head_row_bytes() * rows];
+        head_at += head.len();
         let (s, z) = if !layout.scales {
             ([tensor_s; TILE_ROWS], [tensor_z; TILE_ROWS])
         } else if layout.zeros {
-            let (s, m) = search_asymmetric(group, 2.0 * half - 1.0, q.search);
+            let levels = 2.0 * half - 1.0;
+            let (s, m) = if h.is_empty() {
+                search_asymmetric::<false>(group, h, levels, q.search)
+            } else {
+                search_asymmetric::<true>(group, h, levels, q.search)
+            };
             let s16 = to_f16(&s);
             let s = each(|r| from_f16(s16[r].to_bits()));
             // Codes are signed: the zero is the value of code 0, not of the lowest.
@@ -412,7 +570,10 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
             let s0 = each(|r| if -lo[r] >= hi[r] { lo[r] } else { hi[r] } / -half);
             let s = match q.search {
                 Search::AbsMax => s0,
-                Search::LeastSquares => search_symmetric(group, half, &s0),
+                Search::LeastSquares if h.is_empty() => {
+                    search_symmetric::<false>(group, h, half, &s0)
+                }
+                Search::LeastSquares => search_symmetric::<true>(group, h, half, &s0),
             };
             let s16 = to_f16(&s);
             head.copy_from_slice(bytemuck::cast_slice(&s16[..rows]));
@@ -423,12 +584,7 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
         for block in group.chunks(BLOCK_COLS) {
             for (u, w) in u.iter_mut().zip(block) {
                 for r in 0..TILE_ROWS {
-                    let v = clamp((w[r] - z[r]) * inv[r], -half, half - 1.0) + MAGIC;
-                    // The integer in the low bits, made offset-binary.
-                    u[r] = v
-                        .to_bits()
-                        .wrapping_sub(MAGIC.to_bits())
-                        .wrapping_add(1 << (BITS - 1));
+                    u[r] = nearest(w[r], inv[r], z[r], BITS);
                 }
             }
             let n = block.len();
@@ -436,7 +592,7 @@ fn encode_bits<const BITS: u32>(q: &Quantizer, w: &[f32], rows: usize, tile: &mu
                 *u = [1 << (BITS - 1); TILE_ROWS];
             }
             let bytes = layout.block_row_bytes(n) * rows;
-            store_block::<BITS>(&u, n, rows, &mut tile[at..at + bytes]);
+            store_block::<BITS>(&u, n, rows, &mut codes[at..at + bytes]);
             at += bytes;
         }
         start += c;
@@ -506,21 +662,30 @@ fn head_rows(q: &Quantizer, head: &[u8], rows: usize) -> (Rows, Rows) {
 }
 
 #[inline(always)]
-fn decode_body(q: &Quantizer, tile: &[u8], rows: usize, out: &mut [f32]) {
-    for_bits!(q.layout.bits, decode_bits, q, tile, rows, out)
+fn decode_body(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32]) {
+    for_bits!(q.layout.bits, decode_bits, q, scales, codes, rows, out)
 }
 
 #[inline(always)]
-fn decode_bits<const BITS: u32>(q: &Quantizer, tile: &[u8], rows: usize, out: &mut [f32]) {
+fn decode_bits<const BITS: u32>(
+    q: &Quantizer,
+    scales: &[u8],
+    codes: &[u8],
+    rows: usize,
+    out: &mut [f32],
+) {
     let layout = &q.layout;
-    assert!(out.len() == rows * layout.cols && tile.len() == rows * layout.row_bytes());
+    assert!(out.len() == rows * layout.cols && codes.len() == rows * layout.code_row_bytes());
+    assert!(scales.len() == rows * layout.scale_row_bytes());
     let half = 1i32 << (BITS - 1);
-    let mut at = 0;
-    let mut start = 0;
+    let head_bytes = layout.head_row_bytes() * rows;
+    let (mut at, mut head_at, mut start) = (0, 0, 0);
     while start < layout.cols {
         let c = layout.group.min(layout.cols - start);
         let group_bytes = layout.group_row_bytes(c) * rows;
-        let (head, body) = tile[at..at + group_bytes].split_at(layout.head_row_bytes() * rows);
+        let body = &codes[at..at + group_bytes];
+        let head = &scales[head_at..head_at + head_bytes];
+        head_at += head_bytes;
         for row in 0..rows {
             let (s, z) = head_values(q, head, rows, row);
             let to = row * layout.cols + start;
@@ -658,7 +823,8 @@ fn multiply_block_single<const FMA: bool>(
 #[inline(always)]
 fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
     q: &Quantizer,
-    tile: &[u8],
+    scales: &[u8],
+    codes: &[u8],
     rows: usize,
     x: &[&[f32]; NB],
     expand: impl Fn(&[u8], &mut [Rows; 64]),
@@ -667,18 +833,18 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
     let layout = &q.layout;
     let mut total = [[0.0f32; TILE_ROWS]; NB];
     let mut w = [[0.0f32; TILE_ROWS]; 64];
-    let (mut at, mut start) = (0, 0);
+    let head_bytes = layout.head_row_bytes() * rows;
+    let (mut at, mut head_at, mut start) = (0, 0, 0);
     while start < layout.cols {
         let c = layout.group.min(layout.cols - start);
-        let head_bytes = layout.head_row_bytes() * rows;
-        let head = &tile[at..at + head_bytes];
-        at += head_bytes;
+        let head = &scales[head_at..head_at + head_bytes];
+        head_at += head_bytes;
         let mut acc = [[0.0f32; TILE_ROWS]; NB];
         let mut col = 0;
         while col < c {
             let n = BLOCK_COLS.min(c - col);
             let bytes = layout.block_row_bytes(n) * rows;
-            let body = &tile[at..at + bytes];
+            let body = &codes[at..at + bytes];
             if n == BLOCK_COLS && rows == TILE_ROWS {
                 expand(body, &mut w);
             } else {
@@ -719,23 +885,25 @@ const BATCH_ROWS: usize = 4;
 #[inline(always)]
 fn matmul_bits<const BITS: u32, const FMA: bool>(
     q: &Quantizer,
-    tile: &[u8],
+    scales: &[u8],
+    codes: &[u8],
     rows: usize,
     x: &[f32],
     expand: impl Fn(&[u8], &mut [Rows; 64]) + Copy,
     out: &mut [[f32; TILE_ROWS]],
 ) {
     let cols = q.layout.cols;
-    assert!(tile.len() == rows * q.layout.row_bytes() && x.len() == out.len() * cols);
+    assert!(codes.len() == rows * q.layout.code_row_bytes() && x.len() == out.len() * cols);
+    assert!(scales.len() == rows * q.layout.scale_row_bytes());
     let row = |b: usize| &x[b * cols..(b + 1) * cols];
     let mut b = 0;
     while b + BATCH_ROWS <= out.len() {
         let x: [&[f32]; BATCH_ROWS] = std::array::from_fn(|i| row(b + i));
-        matmul_tile::<BITS, BATCH_ROWS, FMA>(q, tile, rows, &x, expand, &mut out[b..]);
+        matmul_tile::<BITS, BATCH_ROWS, FMA>(q, scales, codes, rows, &x, expand, &mut out[b..]);
         b += BATCH_ROWS;
     }
     while b < out.len() {
-        matmul_tile::<BITS, 1, FMA>(q, tile, rows, &[row(b)], expand, &mut out[b..]);
+        matmul_tile::<BITS, 1, FMA>(q, scales, codes, rows, &[row(b)], expand, &mut out[b..]);
         b += 1;
     }
 }
@@ -745,7 +913,8 @@ macro_rules! matmul_variant {
         $(#[$attr])*
         pub(crate) fn $name(
             q: &Quantizer,
-            tile: &[u8],
+            scales: &[u8],
+            codes: &[u8],
             rows: usize,
             x: &[f32],
             out: &mut [[f32; TILE_ROWS]],
@@ -755,17 +924,17 @@ macro_rules! matmul_variant {
                     let expand = |b: &[u8], w: &mut [Rows; 64]| {
                         expand_block::<$bits>(b, BLOCK_COLS, TILE_ROWS, w)
                     };
-                    matmul_bits::<$bits, $fma>(q, tile, rows, x, expand, out)
+                    matmul_bits::<$bits, $fma>(q, scales, codes, rows, x, expand, out)
                 }};
             }
             match q.layout.bits {
                 2 => any!(2),
                 3 => any!(3),
-                4 => matmul_bits::<4, $fma>(q, tile, rows, x, $e4, out),
+                4 => matmul_bits::<4, $fma>(q, scales, codes, rows, x, $e4, out),
                 5 => any!(5),
                 6 => any!(6),
                 7 => any!(7),
-                _ => matmul_bits::<8, $fma>(q, tile, rows, x, $e8, out),
+                _ => matmul_bits::<8, $fma>(q, scales, codes, rows, x, $e8, out),
             }
         }
     };
@@ -943,12 +1112,13 @@ pub(crate) mod matmul {
 }
 
 autovec! {
-    /// Encodes one tile of `rows` rows of `w` (row-major, all columns).
-    encode = encode_body; fn(q: &Quantizer, w: &[f32], rows: usize, tile: &mut [u8])
+    /// Encodes one tile of `rows` rows of `w` (row-major, all columns). `weights`: how much
+    /// errors of each column count in a least-squares search, or empty.
+    encode = encode_body; fn(q: &Quantizer, w: &[f32], weights: &[f32], rows: usize, scales: &mut [u8], codes: &mut [u8])
 }
 autovec! {
     /// Decodes one tile to row-major f32.
-    decode = decode_body; fn(q: &Quantizer, tile: &[u8], rows: usize, out: &mut [f32])
+    decode = decode_body; fn(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32])
 }
 
 /// Least and largest value, or the index of the first value that is not finite.

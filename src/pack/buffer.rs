@@ -123,7 +123,18 @@ impl Buffer {
     /// multiples of it where that is possible.
     pub fn owned(bytes: AlignedBytes, width: usize, unit: usize) -> Result<Self> {
         let raw_len = bytes.len();
-        Self::raw(Store::Owned(bytes), 0, raw_len, width, unit)
+        Self::raw(Store::Owned(bytes), 0, raw_len, width, chunk_len(unit))
+    }
+
+    /// Bytes in memory, unpacked, in chunks of `chunk_len` bytes, a multiple of 64: for a
+    /// part whose windows are read along with those of a larger one, so that both are cut
+    /// at the same rows and no window decodes more of this one than it needs.
+    pub fn owned_in_chunks(bytes: AlignedBytes, width: usize, chunk_len: usize) -> Result<Self> {
+        if chunk_len == 0 || !chunk_len.is_multiple_of(64) || chunk_len > limits::MAX_CHUNK_BYTES {
+            return Err(Error::internal(format!("chunks of {chunk_len} bytes")));
+        }
+        let raw_len = bytes.len();
+        Self::raw(Store::Owned(bytes), 0, raw_len, width, chunk_len)
     }
 
     /// Bytes of a mapped file, unpacked and not copied.
@@ -141,12 +152,17 @@ impl Buffer {
             range.start as u64,
             range.len(),
             width,
-            unit,
+            chunk_len(unit),
         )
     }
 
-    fn raw(store: Store, start: u64, raw_len: usize, width: usize, unit: usize) -> Result<Self> {
-        let chunk_len = chunk_len(unit);
+    fn raw(
+        store: Store,
+        start: u64,
+        raw_len: usize,
+        width: usize,
+        chunk_len: usize,
+    ) -> Result<Self> {
         let chunks = (0..raw_len.div_ceil(chunk_len))
             .map(|i| Chunk {
                 offset: start + (i * chunk_len) as u64,

@@ -53,6 +53,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REGEX")]
     exclude: Vec<String>,
 
+    /// Second moments of the inputs of tensors, for search=gptq and score=wanda or sparsegpt
+    ///
+    /// A model file of any format (safetensors, npy, npz) whose entries have the names of the
+    /// tensors: [in], the mean square of each input, or [in, in], the means of the products of
+    /// inputs, for a tensor of shape [out, in]. Tensors without an entry do without.
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+
     /// Threads, 0 for all cores; the bytes written do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(..=1024))]
@@ -98,6 +106,7 @@ impl Args {
                 .collect::<Result<_, _>>()?,
             exclude: exclude(&self.exclude)?,
             threads: self.threads.into(),
+            calibration: self.calibration.clone(),
             explain: self.explain,
         };
         let output = self.output.as_deref().filter(|_| !self.dry_run);
@@ -124,6 +133,7 @@ impl Args {
         out += &table::of_tensors(&report.tensors).render();
         let aliases = report.aliases.iter();
         out += &table::aliases(aliases.map(|(a, t)| (a.as_str(), t.as_str())));
+        out += &notes(report);
         let to = match &self.output {
             Some(path) if !self.dry_run => {
                 text::printable(&path.display().to_string()).into_owned()
@@ -172,12 +182,49 @@ impl Args {
                 output::warn(&format!("--tensor '{text}' matches no tensor"));
             }
         }
+        if let Some(path) = &self.calibration
+            && !report.tensors.iter().any(|t| t.calibrated)
+        {
+            output::warn(&format!(
+                "--calibration '{}' has no entry with the name of a tensor",
+                path.display()
+            ));
+        }
         for text in &self.exclude {
             if Regex::new(text).is_ok_and(|r| unused(&r)) {
                 output::warn(&format!("--exclude '{text}' matches no tensor"));
             }
         }
     }
+}
+
+/// Notes on tensors below the table, a line for each that is said, with the tensors that
+/// it is said of.
+fn notes(report: &Report) -> String {
+    /// Names that stand in a line before the rest is counted.
+    const NAMES: usize = 3;
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for tensor in &report.tensors {
+        for note in &tensor.notes {
+            match all.iter_mut().find(|(n, _)| n == note) {
+                Some((_, names)) => names.push(&tensor.name),
+                None => all.push((note, vec![&tensor.name])),
+            }
+        }
+    }
+    let line = |(note, names): (&str, Vec<&str>)| {
+        let shown: Vec<_> = names
+            .iter()
+            .take(NAMES)
+            .map(|n| text::printable(n))
+            .collect();
+        let more = match names.len() - shown.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        format!("note: {note}: {}{more}\n", shown.join(", "))
+    };
+    all.into_iter().map(line).collect()
 }
 
 fn is_archive(path: &std::path::Path) -> bool {
