@@ -77,9 +77,15 @@ fn peer(model: Option<&Path>, python: Option<&str>) {
             .iter()
             .find(|t| t.name().ends_with(&name))
             .expect("the matrix");
-        let view = found.view().expect("its view");
+        let view = found.view();
         let dense = view.to_dense().expect("its values");
-        beside(&dense, "8x12x16", "6x8x8", &format!("MiniLM {layer}, 1536×384"), python);
+        beside(
+            &dense,
+            "8x12x16",
+            "6x8x8",
+            &format!("MiniLM {layer}, 1536×384"),
+            python,
+        );
     }
     println!();
 }
@@ -111,7 +117,11 @@ fn beside(dense: &Dense, rows: &str, cols: &str, name: &str, python: Option<&str
     let status = std::process::Command::new(python)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peer_tensorly.py"))
         .arg(&file)
-        .args([view.rows().to_string(), view.cols().to_string(), RANK.to_string()])
+        .args([
+            view.rows().to_string(),
+            view.cols().to_string(),
+            RANK.to_string(),
+        ])
         .args([rows, cols, name])
         .env("OPENBLAS_NUM_THREADS", "1")
         .env("OMP_NUM_THREADS", "1")
@@ -128,7 +138,10 @@ fn train(mode: usize, sites: usize, rank: usize) -> Vec<f32> {
         let after = if site + 1 == sites { 1 } else { rank };
         let core = gaussian(rank * pair * after, 11 + site as u64);
         let mut next = vec![0.0f32; w.len() / rank * pair * after];
-        for (next, w) in next.chunks_exact_mut(pair * after).zip(w.chunks_exact(rank)) {
+        for (next, w) in next
+            .chunks_exact_mut(pair * after)
+            .zip(w.chunks_exact(rank))
+        {
             for (g, core) in w.iter().zip(core.chunks_exact(pair * after)) {
                 next.iter_mut().zip(core).for_each(|(n, c)| *n += g * c);
             }
@@ -164,7 +177,9 @@ fn product(tensor: &Tensor, batch: usize) -> f64 {
     let mut times: Vec<f64> = (0..7)
         .map(|_| {
             let start = Instant::now();
-            tensor.matmul(&x, batch, &mut y, &options).expect("multiplies");
+            tensor
+                .matmul(&x, batch, &mut y, &options)
+                .expect("multiplies");
             start.elapsed().as_secs_f64()
         })
         .collect();
