@@ -77,7 +77,7 @@ fn peer(model: Option<&Path>, python: Option<&str>) {
             .iter()
             .find(|t| t.name().ends_with(&name))
             .expect("the matrix");
-        let view = found.view().expect("its view");
+        let view = found.view();
         let dense = view.to_dense().expect("its values");
         beside(
             &dense,
