@@ -18,8 +18,6 @@
 //! Squares must fit f32: callers bring values near 1 by a power of two
 //! ([`binary_scale`]), which costs no precision.
 
-#![allow(dead_code)] // until each form that needs a piece is there
-
 use faer::linalg::matmul::triangular::BlockStructure;
 use faer::linalg::matmul::{self, triangular};
 use faer::linalg::triangular_solve;
@@ -230,6 +228,7 @@ fn divide_columns(a: &mut Mat<f32>, s: &[f64]) {
 }
 
 /// All singular values and vectors, from the Gram matrix of the smaller side.
+#[allow(dead_code)] // for forms of more factors
 pub(crate) fn svd(a: MatRef<'_, f32>) -> Result<Svd> {
     leading(a, |s| s.len())
 }
@@ -337,6 +336,7 @@ pub(crate) fn svd_to_tail(a: MatRef<'_, f32>, total: f64, tail: f64) -> Result<S
 
 /// The left singular vectors of the `rank` largest values: `min(rank, rows, cols)`
 /// orthonormal columns, also where A's rank is lower.
+#[allow(dead_code)] // for forms of more factors
 pub(crate) fn left_singular(a: MatRef<'_, f32>, rank: usize) -> Result<Mat<f32>> {
     let rank = rank.min(a.nrows()).min(a.ncols());
     let columns = sketch_columns(rank);
@@ -397,6 +397,7 @@ pub(crate) fn solve_transposed(l: MatRef<'_, f64>, b: MatRef<'_, f32>) -> Mat<f3
 
 /// The pseudo-inverse of a small symmetric positive semi-definite matrix: eigenvalues
 /// below `floor` of the largest count as zero.
+#[allow(dead_code)] // for forms of more factors
 pub(crate) fn pseudo_inverse(gram: MatRef<'_, f64>, floor: f64) -> Result<Mat<f64>> {
     let n = gram.nrows();
     let (values, vectors) = symmetric_eigen(gram)?;
@@ -420,6 +421,7 @@ pub(crate) fn pseudo_inverse(gram: MatRef<'_, f64>, floor: f64) -> Result<Mat<f6
 
 /// Least squares by normal equations: the `X` that minimises `‖X·F − Y‖` for
 /// `gram = F·Fᵀ` and `rhs = Y·Fᵀ`, as alternating least squares needs it.
+#[allow(dead_code)] // for forms of more factors
 pub(crate) fn solve_gram(rhs: MatRef<'_, f32>, gram: MatRef<'_, f64>) -> Result<Mat<f32>> {
     let inverse = pseudo_inverse(gram, 1e-12)?;
     let mut wide = Mat::<f64>::zeros(rhs.nrows(), rhs.ncols());

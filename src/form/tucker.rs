@@ -493,28 +493,39 @@ fn refine(
     if cut.len() < 2 || total == 0.0 {
         return Ok(bases);
     }
-    let steps = cut.clone();
+    // While the modes of one half are fitted those of the other stand still: the products
+    // with them are shared.
+    let halves = cut.split_at(cut.len() / 2);
+    let halves = [halves.0.to_vec(), halves.1.to_vec()];
     cheapest(&mut cut, sizes, ranks);
+    let onto = |y: &[f32], dims: &mut [usize], bases: &Bases, wanted: &dyn Fn(usize) -> bool| {
+        let mut y = Cow::Borrowed(y);
+        for m in cut.iter().filter(|m| wanted(**m)) {
+            if let Some(u) = &bases[*m] {
+                y = modes::project(&y, dims, *m, u.as_ref()).into();
+            }
+        }
+        y.into_owned()
+    };
     let mut fit = f64::NEG_INFINITY;
     for _ in 0..SWEEPS {
         let mut kept = 0.0;
-        for mode in &steps {
-            context.check_cancel()?;
-            let mut dims = sizes.to_vec();
-            let mut y = Cow::Borrowed(x);
-            for other in cut.iter().filter(|m| *m != mode) {
-                if let Some(u) = &bases[*other] {
-                    y = modes::project(&y, &mut dims, *other, u.as_ref()).into();
-                }
+        for half in &halves {
+            let mut half_dims = sizes.to_vec();
+            let shared = onto(x, &mut half_dims, &bases, &|m| !half.contains(&m));
+            for mode in half {
+                context.check_cancel()?;
+                let mut dims = half_dims.clone();
+                let others = |m: usize| m != *mode && half.contains(&m);
+                let y = onto(&shared, &mut dims, &bases, &others);
+                let n = sizes[*mode];
+                let unfolded = modes::unfold(&y, &dims, *mode);
+                let unfolded = linalg::by_rows(&unfolded, n, y.len() / n);
+                let u = linalg::left_singular(unfolded, ranks[*mode])?;
+                let core = linalg::product(u.transpose(), unfolded);
+                kept = linalg::norm_squared(&linalg::to_rows(core.as_ref()));
+                bases[*mode] = Some(u);
             }
-            let n = sizes[*mode];
-            let unfolded = modes::unfold(&y, &dims, *mode);
-            let unfolded = linalg::by_rows(&unfolded, n, y.len() / n);
-            let u = linalg::left_singular(unfolded, ranks[*mode])?;
-            kept = linalg::norm_squared(&linalg::to_rows(
-                linalg::product(u.transpose(), unfolded).as_ref(),
-            ));
-            bases[*mode] = Some(u);
         }
         let now = 1.0 - ((total - kept).max(0.0) / total).sqrt();
         if (now - fit).abs() < LEAST_GAIN {

@@ -399,7 +399,8 @@ impl Tt {
 
         // The head: one array a site, kept while the row's digits up to it stay.
         stack[0] = 1.0;
-        let mut places = vec![0..1usize];
+        let mut places = Vec::with_capacity(head + 1);
+        places.push(0..1usize);
         for j in 0..head {
             let last = &places[j];
             let len = last.len() / chain.ranks[j] * chain.ranks[j + 1] * chain.sites[j].i;
