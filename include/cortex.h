@@ -617,6 +617,13 @@ typedef struct cortex_compress_options {
   cortex_progress_fn progress;
   /** Passed to `progress`. */
   void *user_data;
+  /**
+   * File (safetensors, npy, npz) of second moments of the activations, an entry for each
+   * tensor by its name: [in] for their diagonal, [in, in] for all. May be NULL.
+   */
+  const char *calibration;
+  /** Not 0: the report lists for each tensor what was measured and why it was taken or not. */
+  size_t explain;
 } cortex_compress_options;
 
 /** How a model is decompressed. Begin with all zeros and set `struct_size`. */

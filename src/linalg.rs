@@ -228,12 +228,13 @@ fn divide_columns(a: &mut Mat<f32>, s: &[f64]) {
 }
 
 /// All singular values and vectors, from the Gram matrix of the smaller side.
-#[allow(dead_code)] // for forms of more factors
+#[cfg(test)]
 pub(crate) fn svd(a: MatRef<'_, f32>) -> Result<Svd> {
     leading(a, |s| s.len())
 }
 
-/// [`svd`], of which only as many vectors are formed as `count` says of the values.
+/// Singular values and vectors from the Gram matrix of the smaller side, of which only as
+/// many vectors are formed as `count` says of the values.
 fn leading(a: MatRef<'_, f32>, count: impl Fn(&[f64]) -> usize) -> Result<Svd> {
     let wide = a.nrows() <= a.ncols();
     let short = if wide { a } else { a.transpose() };
@@ -336,7 +337,6 @@ pub(crate) fn svd_to_tail(a: MatRef<'_, f32>, total: f64, tail: f64) -> Result<S
 
 /// The left singular vectors of the `rank` largest values: `min(rank, rows, cols)`
 /// orthonormal columns, also where A's rank is lower.
-#[allow(dead_code)] // for forms of more factors
 pub(crate) fn left_singular(a: MatRef<'_, f32>, rank: usize) -> Result<Mat<f32>> {
     let rank = rank.min(a.nrows()).min(a.ncols());
     let columns = sketch_columns(rank);
@@ -397,7 +397,6 @@ pub(crate) fn solve_transposed(l: MatRef<'_, f64>, b: MatRef<'_, f32>) -> Mat<f3
 
 /// The pseudo-inverse of a small symmetric positive semi-definite matrix: eigenvalues
 /// below `floor` of the largest count as zero.
-#[allow(dead_code)] // for forms of more factors
 pub(crate) fn pseudo_inverse(gram: MatRef<'_, f64>, floor: f64) -> Result<Mat<f64>> {
     let n = gram.nrows();
     let (values, vectors) = symmetric_eigen(gram)?;
@@ -421,7 +420,6 @@ pub(crate) fn pseudo_inverse(gram: MatRef<'_, f64>, floor: f64) -> Result<Mat<f6
 
 /// Least squares by normal equations: the `X` that minimises `‖X·F − Y‖` for
 /// `gram = F·Fᵀ` and `rhs = Y·Fᵀ`, as alternating least squares needs it.
-#[allow(dead_code)] // for forms of more factors
 pub(crate) fn solve_gram(rhs: MatRef<'_, f32>, gram: MatRef<'_, f64>) -> Result<Mat<f32>> {
     let inverse = pseudo_inverse(gram, 1e-12)?;
     let mut wide = Mat::<f64>::zeros(rhs.nrows(), rhs.ncols());

@@ -70,9 +70,14 @@ pub struct cortex_compress_options {
     pub progress: cortex_progress_fn,
     /// Passed to `progress`.
     pub user_data: *mut c_void,
+    /// File (safetensors, npy, npz) of second moments of the activations, an entry for each
+    /// tensor by its name: [in] for their diagonal, [in, in] for all. May be NULL.
+    pub calibration: *const c_char,
+    /// Not 0: the report lists for each tensor what was measured and why it was taken or not.
+    pub explain: usize,
 }
 
-// SAFETY: `#[repr(C)]`, eight fields of the size of a pointer, and zeros are the defaults.
+// SAFETY: `#[repr(C)]`, ten fields of the size of a pointer, and zeros are the defaults.
 unsafe impl Options for cortex_compress_options {}
 
 /// How a model is decompressed. Begin with all zeros and set `struct_size`.
@@ -163,6 +168,12 @@ fn compress_options(given: &cortex_compress_options) -> Result<CompressOptions> 
         options.tensors.push(rule);
     }
     options.threads = threads(given.threads)?;
+    if !given.calibration.is_null() {
+        // SAFETY: the caller's promise, see `guard`.
+        let path = unsafe { ptr::path(given.calibration, "options.calibration")? };
+        options.calibration = Some(path.to_owned());
+    }
+    options.explain = given.explain != 0;
     Ok(options)
 }
 

@@ -68,6 +68,8 @@ FIELD(cortex_compress_options, rules_len, 32);
 FIELD(cortex_compress_options, threads, 40);
 FIELD(cortex_compress_options, progress, 48);
 FIELD(cortex_compress_options, user_data, 56);
+FIELD(cortex_compress_options, calibration, 64);
+FIELD(cortex_compress_options, explain, 72);
 
 FIELD(cortex_decompress_options, struct_size, 0);
 FIELD(cortex_decompress_options, threads, 8);
