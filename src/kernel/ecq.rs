@@ -242,7 +242,7 @@ fn decode_body(
                 for ((v, index), state) in tile.iter_mut().zip(&index).zip(&mut state) {
                     let q = i32::from(*state & 1);
                     *v = d.weight(*index, q);
-                    *state = NEXT[usize::from(2 * *state & 14 | (index & 1) as u8)];
+                    *state = NEXT[usize::from(((2 * *state) & 14) | (index & 1) as u8)];
                 }
             }
             for lane in 0..rows.len() {
@@ -491,7 +491,7 @@ fn trellis_body(
             chosen[r] = i32::from(better) << 8;
         }
         let mut next = [[0.0f32; N]; 8];
-        for s in 0..8 {
+        for (s, next) in next.iter_mut().enumerate() {
             let r1 = s >> 2;
             let from = r1 | ((s & 1) ^ r1) << 1;
             let parity = s >> 1 & 1;
@@ -499,7 +499,7 @@ fn trellis_body(
                 let first = sums[from][r] + branch[2 * r1 + parity][r];
                 let second = sums[from | 4][r] + branch[2 * r1 + (parity ^ 1)][r];
                 let better = second < first;
-                next[s][r] = if better { second } else { first };
+                next[r] = if better { second } else { first };
                 chosen[r] |= i32::from(better) << s;
             }
         }
