@@ -295,7 +295,8 @@ impl Encoder<'_> {
         // stays as it is from the second round on, so that the result depends on the step
         // alone.
         let (mut good, mut bad): (Option<(f64, Encoded)>, Option<f64>) = (None, None);
-        for round in 0..16 {
+        let mut failures = -1.0;
+        for round in 0..20 {
             let low = self.low(delta, &sample);
             let trial = self.trial(&codes, delta, low, model.as_ref())?;
             if round == 0 {
@@ -335,7 +336,8 @@ impl Encoder<'_> {
                     }
                 }));
                 // The bound must be met in the end.
-                change += MARGIN * f64::from(1u32 << round);
+                change += MARGIN * exp2(failures);
+                failures += 1.0;
             }
             let mut next = towards(delta, change);
             if let (Some((good, _)), Some(bad)) = (&good, bad) {
@@ -819,7 +821,7 @@ impl Tally {
                 let k = k.abs();
                 magnitude = if k == 0 { 0 } else { 2 * k - q };
                 at = 8 * q + k.min(7);
-                state = NEXT[usize::from(2 * state | (k & 1) as u8)];
+                state = NEXT[usize::from((2 * state) | (k & 1) as u8)];
             } else {
                 magnitude = k.abs();
                 at = magnitude.min(15);
@@ -1034,7 +1036,7 @@ impl Coder {
                 let mut state = 0u8;
                 for k in row {
                     q.push(state & 1);
-                    state = NEXT[usize::from(2 * state | (k & 1) as u8)];
+                    state = NEXT[usize::from((2 * state) | (k & 1) as u8)];
                 }
             }
         }
