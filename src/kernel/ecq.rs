@@ -312,8 +312,12 @@ impl Chooser {
         for of_class in costs {
             self.costs.extend((0..WHOLES as i32).map(|whole| {
                 std::array::from_fn(|b| {
-                    // With low bits, a whole part stands for 2^low of them.
-                    let magnitude = (point(whole, RESIDUE[b]) + 1) >> 1;
+                    // With low bits, a whole part stands for 2^low of them, and all points
+                    // near a magnitude have one symbol, but at its edges.
+                    let magnitude = match self.low {
+                        0 => (point(whole, RESIDUE[b]) + 1) >> 1,
+                        _ => whole >> 1,
+                    };
                     of_class[(b & 2) * 64 + magnitude.min(MAX_SYMBOL) as usize]
                 })
             }));

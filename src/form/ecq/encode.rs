@@ -296,8 +296,12 @@ impl Encoder<'_> {
         // alone.
         let (mut good, mut bad): (Option<(f64, Encoded)>, Option<f64>) = (None, None);
         let mut failures = -1.0;
+        let (mut low, mut low_at) = (self.low(delta, &sample), delta);
         for round in 0..20 {
-            let low = self.low(delta, &sample);
+            // Not another number of low bits for a few percent.
+            if !(0.7..1.4).contains(&(delta / low_at)) {
+                (low, low_at) = (self.low(delta, &sample), delta);
+            }
             let trial = self.trial(&codes, delta, low, model.as_ref())?;
             if round == 0 {
                 model = Some(trial.model.clone());
