@@ -245,7 +245,7 @@ fn decode_body(
                 for ((v, index), state) in tile.iter_mut().zip(&index).zip(&mut state) {
                     let q = i32::from(*state & 1);
                     *v = d.weight(*index, q);
-                    *state = NEXT[usize::from(2 * *state & 14 | (index & 1) as u8)];
+                    *state = NEXT[usize::from(((2 * *state) & 14) | (index & 1) as u8)];
                 }
             }
             for lane in 0..rows.len() {
@@ -315,8 +315,12 @@ impl Chooser {
         for of_class in costs {
             self.costs.extend((0..WHOLES as i32).map(|whole| {
                 std::array::from_fn(|b| {
-                    // With low bits, a whole part stands for 2^low of them.
-                    let magnitude = (point(whole, RESIDUE[b]) + 1) >> 1;
+                    // With low bits, a whole part stands for 2^low of them, and all points
+                    // near a magnitude have one symbol, but at its edges.
+                    let magnitude = match self.low {
+                        0 => (point(whole, RESIDUE[b]) + 1) >> 1,
+                        _ => whole >> 1,
+                    };
                     of_class[(b & 2) * 64 + magnitude.min(MAX_SYMBOL) as usize]
                 })
             }));
@@ -494,7 +498,7 @@ fn trellis_body(
             chosen[r] = i32::from(better) << 8;
         }
         let mut next = [[0.0f32; N]; 8];
-        for s in 0..8 {
+        for (s, next) in next.iter_mut().enumerate() {
             let r1 = s >> 2;
             let from = r1 | ((s & 1) ^ r1) << 1;
             let parity = s >> 1 & 1;
@@ -502,7 +506,7 @@ fn trellis_body(
                 let first = sums[from][r] + branch[2 * r1 + parity][r];
                 let second = sums[from | 4][r] + branch[2 * r1 + (parity ^ 1)][r];
                 let better = second < first;
-                next[s][r] = if better { second } else { first };
+                next[r] = if better { second } else { first };
                 chosen[r] |= i32::from(better) << s;
             }
         }

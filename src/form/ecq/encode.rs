@@ -199,6 +199,13 @@ struct Encoded {
     stored: f64,
     /// Bits that indices take by their frequencies.
     information: f64,
+}
+
+/// The indices of a tensor at one step.
+struct Trial {
+    setting: Setting,
+    units: Vec<Piece>,
+    kept: Option<Vec<Chosen>>,
     model: Model,
 }
 
@@ -242,15 +249,12 @@ impl Encoder<'_> {
         let codes = self.choose_codes(codes, delta, &sample)?;
         let side = codes.bits();
 
-        let few = self.few();
-        let mut model: Option<Model> = None;
-        for _ in 0..5 {
-            let low = self.low(delta, &sample);
-            let setting = self.setting(delta, low, &codes, model.as_ref());
-            let (tally, _) = self.pass(&codes, &setting, &few, false)?;
-            let tables = Tables::new(&tally, &self.layout(low));
+        // How far from the bound a step seems to be: bits a weight too many, or powers of two
+        // of the error.
+        let estimate = |model: &Model, delta: f64| {
+            let Model { tally, tables } = model;
             let whole = n / tally.weights as f64;
-            let excess = match goal {
+            match goal {
                 Goal::Bits(bits) => {
                     let information = tables.bits * whole;
                     let outliers = tally.outliers as f64 * whole * 8.0 * OUTLIER as f64;
@@ -258,25 +262,57 @@ impl Encoder<'_> {
                     self.excess_bits(bits, stored, information)
                 }
                 Goal::Error(error) => {
-                    let found = tally.distortion() * whole * setting.delta * setting.delta;
+                    let found = tally.distortion() * whole * delta * delta;
                     0.5 * log2((found / (error * error * mean_square * n)).clamp(1e-9, 1e9))
                 }
-            };
-            let first = model.is_none();
-            model = Some(Model { tally, tables });
-            let change = (excess + MARGIN).clamp(-6.0, 6.0);
-            delta = (delta * exp2(direction * change)).clamp(finest, coarsest);
-            if !first && change.abs() < 0.02 {
+            }
+        };
+        let towards = |delta: f64, change: f64| {
+            let change = change.clamp(-6.0, 6.0);
+            (delta * exp2(direction * change)).clamp(finest, coarsest)
+        };
+
+        // Some rounds on a part of the tensor. Paths through the trellis depend on costs, and
+        // costs on paths: that takes a few to settle.
+        let few = self.few();
+        let least = if self.trellis { 3 } else { 1 };
+        let mut model: Option<Model> = None;
+        for round in 0..6 {
+            let low = self.low(delta, &sample);
+            let setting = self.setting(delta, low, &codes, model.as_ref());
+            let (tally, _) = self.pass(&codes, &setting, &few, false)?;
+            let tables = Tables::new(&tally, &self.layout(low));
+            let seen = Model { tally, tables };
+            let change = estimate(&seen, setting.delta) + MARGIN;
+            model = Some(seen);
+            delta = towards(delta, change);
+            if round >= least && change.abs() < 0.02 {
                 break;
             }
         }
 
-        // Steps whose result does and does not keep the bound. The model stays as it is from
-        // the second round on: what follows depends on the step alone, nearly in one way.
+        // Then the whole. Steps whose result does and does not keep the bound; the model
+        // stays as it is from the second round on, so that the result depends on the step
+        // alone.
         let (mut good, mut bad): (Option<(f64, Encoded)>, Option<f64>) = (None, None);
-        for round in 0..12 {
-            let low = self.low(delta, &sample);
-            let made = self.finish(&codes, delta, low, model.as_ref())?;
+        let mut failures = -1.0;
+        let (mut low, mut low_at) = (self.low(delta, &sample), delta);
+        for round in 0..20 {
+            // Not another number of low bits for a few percent.
+            if !(0.7..1.4).contains(&(delta / low_at)) {
+                (low, low_at) = (self.low(delta, &sample), delta);
+            }
+            let trial = self.trial(&codes, delta, low, model.as_ref())?;
+            if round == 0 {
+                model = Some(trial.model.clone());
+            }
+            // Not coded where that would be in vain.
+            let guess = estimate(&trial.model, trial.setting.delta);
+            if round < 4 && !(-CONTENT - 0.003..0.003).contains(&guess) {
+                delta = towards(delta, guess + MARGIN);
+                continue;
+            }
+            let made = self.code(&codes, trial)?;
             let excess = match goal {
                 Goal::Bits(bits) => self.excess_bits(bits, made.stored, made.information),
                 Goal::Error(error) => {
@@ -284,10 +320,7 @@ impl Encoder<'_> {
                     log2((found / error).clamp(1e-9, 1e9))
                 }
             };
-            let mut change = (excess + MARGIN).clamp(-6.0, 6.0);
-            if round == 0 {
-                model = Some(made.model.clone());
-            }
+            let mut change = excess + MARGIN;
             if excess <= 0.0 {
                 if good
                     .as_ref()
@@ -307,9 +340,10 @@ impl Encoder<'_> {
                     }
                 }));
                 // The bound must be met in the end.
-                change += MARGIN * f64::from(1u32 << round);
+                change += MARGIN * exp2(failures);
+                failures += 1.0;
             }
-            let mut next = delta * exp2(direction * change);
+            let mut next = towards(delta, change);
             if let (Some((good, _)), Some(bad)) = (&good, bad) {
                 let (low, high) = if bad < *good {
                     (bad, *good)
@@ -323,7 +357,6 @@ impl Encoder<'_> {
                     break;
                 }
             }
-            let next = next.clamp(finest, coarsest);
             if next == delta {
                 break;
             }
@@ -641,16 +674,40 @@ impl Encoder<'_> {
         low: u32,
         model: Option<&Model>,
     ) -> Result<Encoded> {
+        let trial = self.trial(codes, delta, low, model)?;
+        self.code(codes, trial)
+    }
+
+    /// Chooses the indices of the whole tensor.
+    fn trial(&self, codes: &Codes, delta: f64, low: u32, model: Option<&Model>) -> Result<Trial> {
         let setting = self.setting(delta, low, codes, model);
-        let layout = self.layout(low);
-        let all: Vec<Piece> = (0..self.units.count()).map(|u| self.units.at(u)).collect();
+        let units: Vec<Piece> = (0..self.units.count()).map(|u| self.units.at(u)).collect();
         // Indices are kept for the coder, or chosen again where they would take too much.
         let keep = self.meta.len() <= 1 << 26;
-        let (tally, mut kept) = self.pass(codes, &setting, &all, keep)?;
-        let tables = Tables::new(&tally, &layout);
+        let (tally, kept) = self.pass(codes, &setting, &units, keep)?;
+        let tables = Tables::new(&tally, &self.layout(low));
+        Ok(Trial {
+            setting,
+            units,
+            kept: keep.then_some(kept),
+            model: Model { tally, tables },
+        })
+    }
+
+    /// Codes what was chosen.
+    fn code(&self, codes: &Codes, trial: Trial) -> Result<Encoded> {
+        let Trial {
+            setting,
+            units: all,
+            kept,
+            model: Model { tally, tables },
+        } = trial;
+        let layout = self.layout(tally.low);
+        let keep = kept.is_some();
+        let mut kept = kept.unwrap_or_default();
         let coder = Coder::new(&tables, &layout);
         kept.resize_with(all.len(), Chosen::default);
-        let coded: Vec<(Vec<u8>, Vec<(u64, f32)>)> = kept
+        let coded: Vec<Coded> = kept
             .into_par_iter()
             .enumerate()
             .map_init(Work::default, |work, (unit, mut chosen)| {
@@ -709,10 +766,15 @@ impl Encoder<'_> {
             form: Ecq::new(self.meta.clone(), self.units, step, layout, parts)?,
             stored,
             information: tables.bits,
-            model: Model { tally, tables },
         })
     }
 }
+
+/// The bytes of a unit, and its outliers.
+type Coded = (Vec<u8>, Vec<(u64, f32)>);
+
+/// Scales of rows, sums of columns, and the sum of squares.
+type Sums = (Vec<f64>, Vec<f64>, f64);
 
 /// A window of rows and one of columns.
 type Piece = (Range<usize>, Range<usize>);
@@ -763,7 +825,7 @@ impl Tally {
                 let k = k.abs();
                 magnitude = if k == 0 { 0 } else { 2 * k - q };
                 at = 8 * q + k.min(7);
-                state = NEXT[usize::from(2 * state | (k & 1) as u8)];
+                state = NEXT[usize::from((2 * state) | (k & 1) as u8)];
             } else {
                 magnitude = k.abs();
                 at = magnitude.min(15);
@@ -978,7 +1040,7 @@ impl Coder {
                 let mut state = 0u8;
                 for k in row {
                     q.push(state & 1);
-                    state = NEXT[usize::from(2 * state | (k & 1) as u8)];
+                    state = NEXT[usize::from((2 * state) | (k & 1) as u8)];
                 }
             }
         }
@@ -1013,7 +1075,7 @@ impl Coder {
                         words.push(y as u16);
                         y >>= 16;
                     }
-                    y = y << first | k as u32 & ((1 << first) - 1);
+                    y = y << first | (k as u32 & ((1 << first) - 1));
                     x[lane] = (y / f) << precision | (y % f + u32::from(start));
                 }
             }
@@ -1122,7 +1184,7 @@ impl Encoder<'_> {
         let windows: Vec<usize> = (0..rows.div_ceil(window)).collect();
         // Sums of a few windows at a time, added in order.
         for some in windows.chunks(64) {
-            let done: Vec<(Vec<f64>, Vec<f64>, f64)> = some
+            let done: Vec<Sums> = some
                 .par_iter()
                 .map_init(Vec::new, |floats: &mut Vec<f32>, i| {
                     self.context.check_cancel()?;
@@ -1225,7 +1287,7 @@ fn exp2(x: f64) -> f64 {
 fn log2(x: f64) -> f64 {
     let bits = x.to_bits();
     let exponent = (bits >> 52) as i32 - 1023;
-    let m = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
+    let m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
     // 2·artanh(z) = ln m, |z| ≤ 1/3.
     let z = (m - 1.0) / (m + 1.0);
     let s = z * z;
