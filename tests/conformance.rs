@@ -162,7 +162,7 @@ fn the_quantisers_reach_the_published_signal_to_noise() {
         ("q(bits=3, group=64, zero=asymmetric, search=lsq)", 15.5),
         ("q(bits=2, group=64, zero=asymmetric, search=lsq)", 9.8),
     ] {
-        let db = encode(&dense.view(), &spec)
+        let db = encode(&dense.view(), spec)
             .unwrap()
             .error()
             .sqnr_db()
