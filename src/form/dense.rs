@@ -161,7 +161,9 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
     let meta = stored.meta.clone();
     let dtype = match stored.params.contains_key("type") {
         true => DType::from_name(stored.text("type")?)
-            .filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16) && meta.dtype.is_float())
+            // The tensor's own type is not named.
+            .filter(|d| *d != meta.dtype && meta.dtype.is_float())
+            .filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16))
             .ok_or_else(|| Error::corrupt("parameter 'type' names no type to round to"))?,
         false => meta.dtype,
     };
