@@ -839,6 +839,9 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
         let c = layout.group.min(layout.cols - start);
         let head = &scales[head_at..head_at + head_bytes];
         head_at += head_bytes;
+        // Read before the codes where the sums would wait for it; a single batch row has
+        // sums to spare (measured: 5 % of the rate for four rows, −2 % for one).
+        let early = (NB > 1).then(|| head_rows(q, head, rows));
         let mut acc = [[0.0f32; TILE_ROWS]; NB];
         let mut col = 0;
         while col < c {
@@ -859,7 +862,7 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
             at += bytes;
             col += n;
         }
-        let (s, z) = head_rows(q, head, rows);
+        let (s, z) = early.unwrap_or_else(|| head_rows(q, head, rows));
         for b in 0..NB {
             for r in 0..TILE_ROWS {
                 total[b][r] = multiply_add::<FMA>(s[r], acc[b][r], total[b][r]);
