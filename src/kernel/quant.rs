@@ -853,6 +853,11 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
         let c = layout.group.min(layout.cols - start);
         let head = &scales[head_at..head_at + head_bytes];
         head_at += head_bytes;
+        // Read before the codes where the sums of several batch rows would wait for it.
+        let (mut s, mut z) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
+        if NB > 1 {
+            (s, z) = head_rows(q, head, rows);
+        }
         let mut acc = [[0.0f32; TILE_ROWS]; NB];
         let mut col = 0;
         while col < c {
@@ -873,7 +878,9 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
             at += bytes;
             col += n;
         }
-        let (s, z) = head_rows(q, head, rows);
+        if NB == 1 {
+            (s, z) = head_rows(q, head, rows);
+        }
         for b in 0..NB {
             for r in 0..TILE_ROWS {
                 total[b][r] = multiply_add::<FMA>(s[r], acc[b][r], total[b][r]);
