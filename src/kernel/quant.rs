@@ -643,22 +643,30 @@ fn head_rows(q: &Quantizer, head: &[u8], rows: usize) -> (Rows, Rows) {
             [q.offset * q.multiplier; TILE_ROWS],
         );
     }
-    let read = |bytes: &[u8]| {
-        let mut raw = [0u8; 2 * TILE_ROWS];
-        match bytes.first_chunk() {
-            // A copy of known length stays in a register.
-            Some(full) => raw = *full,
-            None => raw[..bytes.len()].copy_from_slice(bytes),
-        }
-        let bits: [u16; TILE_ROWS] = bytemuck::cast(raw);
-        each(|r| from_f16(bits[r]) * q.multiplier)
-    };
-    let s = read(&head[..2 * rows]);
+    let s = head_row(&head[..2 * rows], q.multiplier);
     if q.layout.zeros {
-        (s, read(&head[2 * rows..4 * rows]))
+        (s, head_row(&head[2 * rows..4 * rows], q.multiplier))
     } else {
         (s, [0.0; TILE_ROWS])
     }
+}
+
+/// Scales or zeros of all rows, with the multiplier in them. No closure: those are not
+/// always inlined, and out of line they lose the instruction set.
+#[inline(always)]
+fn head_row(bytes: &[u8], multiplier: f32) -> Rows {
+    let mut raw = [0u8; 2 * TILE_ROWS];
+    match bytes.first_chunk() {
+        // A copy of known length stays in a register.
+        Some(full) => raw = *full,
+        None => raw[..bytes.len()].copy_from_slice(bytes),
+    }
+    let bits: [u16; TILE_ROWS] = bytemuck::cast(raw);
+    let mut out = [0.0; TILE_ROWS];
+    for r in 0..TILE_ROWS {
+        out[r] = from_f16(bits[r]) * multiplier;
+    }
+    out
 }
 
 #[inline(always)]
@@ -820,6 +828,11 @@ fn multiply_block_single<const FMA: bool>(
     }
 }
 
+/// An opened block, on whole cache lines: stores and loads of a register never cross one.
+/// Without this the rate hangs on where the stack happens to lie (measured: −30 to −50 %).
+#[repr(align(64))]
+struct Opened([Rows; 64]);
+
 #[inline(always)]
 fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
     q: &Quantizer,
@@ -832,13 +845,19 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
 ) {
     let layout = &q.layout;
     let mut total = [[0.0f32; TILE_ROWS]; NB];
-    let mut w = [[0.0f32; TILE_ROWS]; 64];
+    let mut w = Opened([[0.0f32; TILE_ROWS]; 64]);
+    let w = &mut w.0;
     let head_bytes = layout.head_row_bytes() * rows;
     let (mut at, mut head_at, mut start) = (0, 0, 0);
     while start < layout.cols {
         let c = layout.group.min(layout.cols - start);
         let head = &scales[head_at..head_at + head_bytes];
         head_at += head_bytes;
+        // Read before the codes where the sums of several batch rows would wait for it.
+        let (mut s, mut z) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
+        if NB > 1 {
+            (s, z) = head_rows(q, head, rows);
+        }
         let mut acc = [[0.0f32; TILE_ROWS]; NB];
         let mut col = 0;
         while col < c {
@@ -846,20 +865,22 @@ fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
             let bytes = layout.block_row_bytes(n) * rows;
             let body = &codes[at..at + bytes];
             if n == BLOCK_COLS && rows == TILE_ROWS {
-                expand(body, &mut w);
+                expand(body, w);
             } else {
-                expand_block::<BITS>(body, n, rows, &mut w);
+                expand_block::<BITS>(body, n, rows, w);
             }
             if NB == 1 {
-                multiply_block_single::<FMA>(&w, n, &x[0][start + col..], &mut acc[0]);
+                multiply_block_single::<FMA>(w, n, &x[0][start + col..], &mut acc[0]);
             } else {
                 let x: [&[f32]; NB] = std::array::from_fn(|b| &x[b][start + col..]);
-                multiply_block::<NB, FMA>(&w, n, &x, &mut acc);
+                multiply_block::<NB, FMA>(w, n, &x, &mut acc);
             }
             at += bytes;
             col += n;
         }
-        let (s, z) = head_rows(q, head, rows);
+        if NB == 1 {
+            (s, z) = head_rows(q, head, rows);
+        }
         for b in 0..NB {
             for r in 0..TILE_ROWS {
                 total[b][r] = multiply_add::<FMA>(s[r], acc[b][r], total[b][r]);
