@@ -5,6 +5,8 @@
 //! G = dB + 6.02 · bits per weight: 0 is the rate–distortion limit of Gaussian weights.
 //! Without a model, seeded Gaussian weights are taken.
 
+mod common;
+
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -116,18 +118,7 @@ fn layer_matrices(path: &Path) -> Vec<Dense> {
 }
 
 fn gaussian(rows: usize, cols: usize) -> Dense {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1u64 << 53) as f64
-    };
-    let values: Vec<f32> = (0..rows * cols)
-        .map(|_| {
-            let (u, v) = (next().max(1e-300), next());
-            0.02 * ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-        })
-        .collect();
+    let mut values = common::gaussian(rows * cols, 1);
+    values.iter_mut().for_each(|v| *v *= 0.02);
     Dense::from_slice(&values, &[rows, cols]).expect("a matrix")
 }

@@ -132,7 +132,7 @@ fn encode_form(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    modes::only_floats(codec.name, &meta)?;
+    encode::only_floats(codec.name, &meta)?;
     let factor_spec = modes::part_spec(options, "factors")?;
     let (values, multiplier) = modes::normalized(view, context)?;
     let sizes = without_ones(modes::of(&meta, false));

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::registry::{Found, find};
-use super::{ErrorStats, Form, Scratch, Tensor, kernels, sum, window_rows};
+use super::{ErrorStats, Form, Meta, Scratch, Tensor, kernels, sum, window_rows};
 use crate::calibration::Moments;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -162,6 +162,17 @@ pub(super) fn subtract(form: &dyn Form, left: &mut [f32], context: &EncodeContex
                 Ok(())
             },
         )
+}
+
+/// Refuses tensors of other types than floats, for a codec that loses precision.
+pub(super) fn only_floats(name: &str, meta: &Meta) -> Result<()> {
+    if meta.dtype.is_float() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{name} takes floats; the tensor is {}, which is always stored losslessly",
+        meta.dtype
+    )))
 }
 
 /// Least and largest value of a tensor.

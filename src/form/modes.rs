@@ -52,17 +52,6 @@ pub(super) fn normalized(view: &View<'_>, context: &EncodeContext) -> Result<(Ve
     Ok((values, scale))
 }
 
-/// Refuses tensors of other types than floats.
-pub(super) fn only_floats(name: &str, meta: &Meta) -> Result<()> {
-    if meta.dtype.is_float() {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{name} decomposes floats; the tensor is {}, which is always stored losslessly",
-        meta.dtype
-    )))
-}
-
 /// The spec of an option such as `factors`.
 pub(super) fn part_spec(options: &Options, key: &str) -> Result<Spec> {
     match options.spec(key) {

@@ -136,12 +136,7 @@ fn encode_form(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    if !meta.dtype.is_float() {
-        return Err(Error::invalid(format!(
-            "{} quantises floats; the tensor is {}, which is always stored losslessly",
-            codec.name, meta.dtype
-        )));
-    }
+    encode::only_floats(codec.name, &meta)?;
     let group = options.text("group").unwrap_or("32");
     let zeros = options.text("zero") == Some("asymmetric");
     let layout = Layout {

@@ -50,12 +50,7 @@ pub(super) fn encode_terms(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    if !meta.dtype.is_float() {
-        return Err(Error::invalid(format!(
-            "a sum of forms takes floats; the tensor is {}, which is always stored losslessly",
-            meta.dtype
-        )));
-    }
+    encode::only_floats("a sum of forms", &meta)?;
     encode::range(view, context)?;
     let mut left = vec![0.0f32; meta.len()];
     view.read_rows_f32(0..meta.rows, &mut left);

@@ -23,6 +23,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::modes::part_spec;
 use super::{
     EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels,
     window_rows,
@@ -32,7 +33,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::linalg::{self, Mat};
 use crate::pack::Buffer;
-use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
+use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec};
 use crate::tensor::View;
 
 pub(super) const FACTORS: OptionDef = OptionDef {
@@ -155,25 +156,6 @@ pub(super) fn normalised(view: &View<'_>, context: &EncodeContext) -> Result<(Ve
     Ok((values, multiplier))
 }
 
-/// Refuses integers.
-pub(super) fn floats_only(codec: &Codec, meta: &Meta) -> Result<()> {
-    if meta.dtype.is_float() {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{} factorises floats; the tensor is {}, which is always stored losslessly",
-        codec.name, meta.dtype
-    )))
-}
-
-/// The spec of the factors.
-pub(super) fn factors_spec(options: &Options) -> Result<Spec> {
-    match options.spec("factors") {
-        Some(spec) => super::registry::nested(spec),
-        None => Ok(Spec::form(Term::bare("dense"))),
-    }
-}
-
 /// What the matrix is multiplied by from the right before it is decomposed.
 enum Whitening {
     None,
@@ -268,9 +250,9 @@ fn encode_form(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    floats_only(codec, &meta)?;
+    encode::only_floats(codec.name, &meta)?;
     let budget = Budget::of(options);
-    let spec = factors_spec(options)?;
+    let spec = part_spec(options, "factors")?;
     let (values, multiplier) = normalised(view, context)?;
     let whitening = match (options.text("whiten"), context.moments) {
         (Some("none"), _) | (Some("auto"), None) => Whitening::None,

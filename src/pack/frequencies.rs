@@ -136,8 +136,6 @@ impl Frequencies {
     }
 
     /// First slot of a symbol: the frequencies of all smaller ones together.
-    // Coders other than the kernels' ask for it.
-    #[allow(dead_code)]
     pub(crate) fn start(&self, symbol: u8) -> u32 {
         self.start[usize::from(symbol)].into()
     }

@@ -38,12 +38,7 @@ pub(super) fn encode_form(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    if !meta.dtype.is_float() {
-        return Err(Error::invalid(format!(
-            "{} quantises floats; the tensor is {}, which is always stored losslessly",
-            codec.name, meta.dtype
-        )));
-    }
+    encode::only_floats(codec.name, &meta)?;
     let range = encode::range(view, context)?;
     let goal = match options.number("error") {
         Some(error) => Goal::Error(error),

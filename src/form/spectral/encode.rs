@@ -28,12 +28,7 @@ pub(super) fn encode_form(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    if !meta.dtype.is_float() {
-        return Err(Error::invalid(format!(
-            "{} transforms floats; the tensor is {}, which is always stored losslessly",
-            codec.name, meta.dtype
-        )));
-    }
+    encode::only_floats(codec.name, &meta)?;
     encode::range(view, context)?;
     let (basis, two_dims) = super::transform(codec.name)
         .ok_or_else(|| Error::internal("a transform that has no name"))?;

@@ -1,6 +1,7 @@
 //! From a matrix to the cores.
 
-use super::super::svd::{factors_spec, floats_only, normalised, scale};
+use super::super::modes::part_spec;
+use super::super::svd::{normalised, scale};
 use super::super::{EncodeContext, Form, Meta, encode};
 use super::Tt;
 use super::axes::{Axes, Axis};
@@ -46,7 +47,7 @@ pub(super) fn encode_form(
     context: &EncodeContext,
 ) -> Result<Box<dyn Form>> {
     let meta = Meta::new(view.dtype(), view.shape())?;
-    floats_only(codec, &meta)?;
+    encode::only_floats(codec.name, &meta)?;
     let budget = if let Some(rank) = options.integer("rank") {
         Budget::Rank(rank as usize)
     } else if let Some(error) = options.number("error") {
@@ -54,7 +55,7 @@ pub(super) fn encode_form(
     } else {
         Budget::Params(options.number("params").unwrap_or(0.5))
     };
-    let spec = factors_spec(options)?;
+    let spec = part_spec(options, "factors")?;
     let count = mode_count(meta.rows.max(meta.cols));
     let rows = modes(options, "rows", meta.rows, count)?;
     let cols = modes(options, "cols", meta.cols, count)?;
