@@ -7,6 +7,7 @@ use std::path::Path;
 use cortex::archive::Archive;
 use cortex::import::Model;
 use cortex::pack::Chain;
+use cortex::sdr::{Index, Sdr};
 use cortex::{Dense, Error, ErrorKind, MatmulOptions, Tensor, form};
 use serde_json::Value;
 
@@ -206,5 +207,27 @@ pub fn pack(bytes: &[u8]) {
             .decode(&coded, rest.len(), &mut out)
             .expect("and decoded");
         assert_eq!(out, rest);
+    }
+}
+
+/// Loads an index of sets, as it is and with its checksum made right, and asks it.
+pub fn index(bytes: &[u8]) {
+    let mut repaired = bytes.to_vec();
+    if let Some((body, crc)) = repaired.split_last_chunk_mut::<4>() {
+        *crc = crc32c::crc32c(body).to_le_bytes();
+    }
+    for bytes in [bytes, &repaired] {
+        let index = match Index::load(bytes) {
+            Ok(index) => index,
+            Err(e) => {
+                fair(&e);
+                continue;
+            }
+        };
+        assert_eq!(index.save(), bytes, "what loads is what was saved");
+        let active = (0..index.bits().min(9) as u32).step_by(2).collect();
+        let query = Sdr::from_sorted(index.bits(), active).expect("a set");
+        let found = index.top_k(&query, 3).expect("a query of the right size");
+        assert!(found.len() <= index.len().min(3));
     }
 }

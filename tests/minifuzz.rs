@@ -11,13 +11,14 @@ use std::path::Path;
 use common::{Kind, Rng, weights};
 use cortex::archive::Writer;
 use cortex::export::safetensors;
+use cortex::sdr::{Index, Sdr};
 use cortex::{DType, Dense, Tensor, form};
 
 /// Small archives of all forms and packs.
 fn archives() -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.cai");
-    let groups: [&[&str]; 5] = [
+    let groups: &[&[&str]] = &[
         &["dense", "int4", "mask"],
         &[
             "dense | shuffle | zstd",
@@ -32,6 +33,11 @@ fn archives() -> Vec<Vec<u8>> {
             "mask(values=[mask(keep=40%)])",
             "q(bits=5, group=tensor) | delta",
         ],
+        &["sdr(keep=20%, values=sign)", "sdr | rans", "ecq(bits=3)"],
+        &["ecq(bits=5, trellis=8)", "mask(positions=coded) | rans"],
+        &["dct2(keep=20%, values=[int8])", "fft(keep=30%, block=32)"],
+        &["svd(rank=3, factors=[int8])", "tt(rank=3)", "cp(rank=2)"],
+        &["tucker(rank=3)", "svd(rank=2) + outliers(keep=2%) + int4"],
         &[],
     ];
     let mut all = Vec::new();
@@ -123,6 +129,15 @@ fn specs() -> Vec<Vec<u8>> {
         "auto(bits=4.5)",
         "mask(threshold=1e-3, values=mask)",
         "lossless + int8",
+        "sdr(threshold=0.1, values=[ecq(error=5%)])",
+        "ecq(bits=3.5, trellis=8) + outliers",
+        "dct2(keep=auto(error=5%), block=4x8, values=int8)",
+        "fft2(keep=30%, values=[f16]) | rotate | shuffle | rans",
+        "svd(energy=90%, factors=[int8]) + tt(rank=3, rows=5, cols=37)",
+        "tucker(ranks=2x5, core=[int8])",
+        "cp(rank=3, restarts=2)",
+        "int4(search=gptq)",
+        "mask(keep=20%, score=wanda, positions=coded)",
     ]
     .map(|s| s.as_bytes().to_vec())
     .into()
@@ -271,6 +286,25 @@ fn packs_survive_damage() {
     run(&chunks(), 12_000, bodies::pack);
 }
 
+fn indexes() -> Vec<Vec<u8>> {
+    let mut rng = Rng::new(5);
+    let mut index = Index::new(130).unwrap();
+    for id in 0..6 {
+        let mut active: Vec<u32> = (0..9).map(|_| rng.below(130) as u32).collect();
+        active.sort_unstable();
+        active.dedup();
+        index
+            .add(id * 7, &Sdr::from_sorted(130, active).unwrap())
+            .unwrap();
+    }
+    vec![index.save(), Index::new(1).unwrap().save()]
+}
+
+#[test]
+fn indexes_survive_damage() {
+    run(&indexes(), 6000, bodies::index);
+}
+
 /// Writes what a fuzzer starts from. Not a test: run it by name.
 #[test]
 #[ignore = "writes fuzz/corpus"]
@@ -281,6 +315,7 @@ fn seeds() {
         ("import", models()),
         ("spec", specs()),
         ("pack", chunks()),
+        ("index", indexes()),
     ] {
         std::fs::create_dir_all(corpus.join(target)).unwrap();
         for (i, seed) in seeds.iter().enumerate() {
