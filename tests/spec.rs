@@ -144,7 +144,12 @@ fn errors_name_the_column_what_stood_there_and_what_was_expected() {
             "'lossless'",
             "cannot stand inside a sum",
         ),
-        ("int8 + int9", 8, "unknown form 'int9'", "did you mean int4 or int8"),
+        (
+            "int8 + int9",
+            8,
+            "unknown form 'int9'",
+            "did you mean int4 or int8",
+        ),
         (
             "lossless | zstd",
             12,
