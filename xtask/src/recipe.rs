@@ -59,8 +59,8 @@ pub fn run(root: &Path) -> Result<()> {
         edits += 1;
         rest = tail;
     }
-    if edits != 2 {
-        return Err(format!("{edits} edits of the registry found, 2 expected"));
+    if edits != 1 {
+        return Err(format!("{edits} edits of the registry found, 1 expected"));
     }
 
     let status = Command::new(env!("CARGO"))
