@@ -287,9 +287,9 @@ fn compress_model(
             named.forget();
             let seconds = begun.elapsed().as_secs_f64();
             let calibrated = calibration.as_ref().is_some_and(|c| c.has(named.name()));
-            let candidates = plan.candidates.iter().map(CandidateReport::new).collect();
+            let candidates = || plan.candidates.iter().map(CandidateReport::new).collect();
             tensors.push(TensorReport {
-                candidates: options.explain.then_some(candidates),
+                candidates: options.explain.then(candidates),
                 ..TensorReport::new(named.name(), &plan.tensor, calibrated, seconds)
             });
             watch.finish_tensor(named.name(), named.byte_len() as u64)?;

@@ -134,7 +134,7 @@ fn encode_form(
     let meta = Meta::new(view.dtype(), view.shape())?;
     encode::only_floats(codec.name, &meta)?;
     let factor_spec = modes::part_spec(options, "factors")?;
-    let (values, multiplier) = modes::normalized(view, context)?;
+    let (values, multiplier) = modes::normalised(view, context)?;
     let sizes = without_ones(modes::of(&meta, false));
     let asked = options.integer("rank").map(|n| n as usize);
     let error = options.number("error").unwrap_or(DEFAULT_ERROR);

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::{EncodeContext, Form, Meta, Scratch, Stored, encode, window_rows};
@@ -39,17 +40,25 @@ pub(super) fn of(meta: &Meta, matrix: bool) -> Vec<usize> {
     modes
 }
 
-/// The values of a tensor divided by a power of two that brings the largest magnitude
-/// into [1, 2), and that power.
-pub(super) fn normalized(view: &View<'_>, context: &EncodeContext) -> Result<(Vec<f32>, f32)> {
-    let meta = Meta::new(view.dtype(), view.shape())?;
-    let scale = linalg::binary_scale(encode::range(view, context)?.max_abs());
-    let mut values = vec![0.0f32; meta.len()];
-    view.read_rows_f32(0..meta.rows, &mut values);
-    if scale != 1.0 {
-        values.iter_mut().for_each(|v| *v /= scale);
+/// The numbers as f32 of magnitude below 2, and the power of two that they were divided
+/// by: squares of them fit f32 whatever the tensor's range. Refuses what is not finite.
+pub(super) fn normalised(view: &View<'_>, context: &EncodeContext) -> Result<(Vec<f32>, f32)> {
+    let range = encode::range(view, context)?;
+    let multiplier = linalg::binary_scale(range.max_abs());
+    let mut values = vec![0.0f32; view.len()];
+    if !values.is_empty() {
+        let cols = view.cols();
+        let window = (64usize << 10).div_ceil(cols);
+        values
+            .par_chunks_mut(window * cols)
+            .enumerate()
+            .for_each(|(i, out)| {
+                let first = i * window;
+                view.read_rows_f32(first..first + out.len() / cols, out);
+                out.iter_mut().for_each(|v| *v /= multiplier);
+            });
     }
-    Ok((values, scale))
+    Ok((values, multiplier))
 }
 
 /// The spec of an option such as `factors`.

@@ -143,18 +143,16 @@ impl Choice {
     }
 
     fn of(spec: &Spec) -> Result<Self> {
-        let mut spec = spec.clone();
-        if let ([term], []) = (spec.terms.as_mut_slice(), spec.packs.as_slice())
+        if let ([term], []) = (spec.terms.as_slice(), spec.packs.as_slice())
             && term.args.is_empty()
         {
             match term.name.as_str() {
                 "exact" | "dense" => return Ok(Self::Exact),
                 "sign" => return Ok(Self::Sign),
-                "f16" => *term = Term::bare("dense").with("type", "f16"),
                 _ => {}
             }
         }
-        Ok(Self::Spec(super::registry::nested(&spec)?))
+        Ok(Self::Spec(super::registry::nested(spec)?))
     }
 
     fn spec(self) -> Spec {

@@ -23,7 +23,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::modes::part_spec;
+use super::modes::{normalised, part_spec};
 use super::{
     EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels,
     window_rows,
@@ -133,27 +133,6 @@ impl Budget {
             Self::Params(options.number("params").unwrap_or(0.5))
         }
     }
-}
-
-/// The numbers as f32 of magnitude below 2, and the power of two that they were divided
-/// by: squares of them fit f32 whatever the tensor's range. Refuses what is not finite.
-pub(super) fn normalised(view: &View<'_>, context: &EncodeContext) -> Result<(Vec<f32>, f32)> {
-    let range = encode::range(view, context)?;
-    let multiplier = linalg::binary_scale(range.max_abs());
-    let mut values = vec![0.0f32; view.len()];
-    if !values.is_empty() {
-        let cols = view.cols();
-        let window = (64usize << 10).div_ceil(cols);
-        values
-            .par_chunks_mut(window * cols)
-            .enumerate()
-            .for_each(|(i, out)| {
-                let first = i * window;
-                view.read_rows_f32(first..first + out.len() / cols, out);
-                out.iter_mut().for_each(|v| *v /= multiplier);
-            });
-    }
-    Ok((values, multiplier))
 }
 
 /// What the matrix is multiplied by from the right before it is decomposed.

@@ -156,7 +156,7 @@ fn encode_form(
     encode::only_floats(codec.name, &meta)?;
     let factor_spec = modes::part_spec(options, "factors")?;
     let core_spec = modes::part_spec(options, "core")?;
-    let (x, multiplier) = modes::normalized(view, context)?;
+    let (x, multiplier) = modes::normalised(view, context)?;
     let sizes = modes::of(&meta, options.text("modes") == Some("matrix"));
 
     let (ranks, start) = if meta.is_empty() {

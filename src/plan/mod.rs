@@ -181,13 +181,8 @@ fn under_error(
     let good = |t: &Tensor| t.error().relative <= bound;
     match candidates.first_good(view, context, &why_not, &good)? {
         Some(tensor) => Ok(candidates.plan(tensor, false, why_not)),
-        None => {
-            let mut plan = lossless(view, prefer, context)?;
-            let new = |c: &Candidate| plan.candidates.iter().all(|p| p.spec != c.spec);
-            let missed: Vec<_> = candidates.0.into_iter().filter(new).collect();
-            plan.candidates.extend(missed);
-            Ok(plan)
-        }
+        // The lossless forms are among them, and keep any bound.
+        None => Err(Error::internal("not even a lossless form keeps the bound")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a matrix to the cores.
 
-use super::super::modes::part_spec;
-use super::super::svd::{normalised, scale};
+use super::super::modes::{normalised, part_spec};
+use super::super::svd::scale;
 use super::super::{EncodeContext, Form, Meta, encode};
 use super::Tt;
 use super::axes::{Axes, Axis};
