@@ -8,6 +8,9 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
+use super::activations::Rounder;
+use crate::kernel::quant::TILE_ROWS;
+
 /// Working memory of one thread, kept between windows so that it is allocated once. A
 /// user takes a field, resizes it and writes before reading: what it held is of no use.
 #[derive(Debug, Default)]
@@ -24,6 +27,12 @@ pub struct Scratch {
     pub panel: Vec<f32>,
     /// Decoded positions.
     pub positions: Vec<u32>,
+    /// Activations as integers: of most columns, and of those past a multiple of 32.
+    pub rounded: [Rounder; 2],
+    /// A tile whose codes were opened, and its scales.
+    pub(super) opened: [Vec<u8>; 2],
+    /// Sums of tiles.
+    pub(super) sums: Vec<[f32; TILE_ROWS]>,
     /// For a nested form.
     pub nested: Option<Box<Scratch>>,
 }
@@ -50,6 +59,9 @@ impl Scratch {
             + self.more_bytes.capacity()
             + 4 * (self.floats.capacity() + self.out.capacity() + self.panel.capacity())
             + 4 * self.positions.capacity()
+            + self.opened.iter().map(Vec::capacity).sum::<usize>()
+            + self.rounded.iter().map(Rounder::held_bytes).sum::<usize>()
+            + size_of::<[f32; TILE_ROWS]>() * self.sums.capacity()
             + self.nested.as_ref().map_or(0, |n| n.held_bytes())
     }
 }

@@ -1,0 +1,271 @@
+//! Lines of sixteen rows in two AVX2 registers, or one of AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{Lines, TILE_ROWS};
+
+/// AVX2, FMA, F16C.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2;
+
+// SAFETY: every intrinsic below needs AVX2, FMA or F16C at most, which whoever calls
+// `Lines` has; loads and stores are of the bytes that the trait states.
+unsafe impl Lines for Avx2 {
+    type Codes = [__m256i; 2];
+    type Four = __m256i;
+    type Sums = [__m256i; 2];
+    type Floats = [__m256; 2];
+    const SIGNED_8: bool = true;
+    const BATCH: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self::Codes {
+        // SAFETY: 64 bytes.
+        unsafe {
+            [
+                _mm256_loadu_si256(at.cast()),
+                _mm256_loadu_si256(at.add(32).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Self::Codes) -> Self::Codes {
+        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
+        unsafe {
+            let mask = _mm256_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            codes.map(|c| _mm256_and_si256(_mm256_srl_epi16(c, shift), mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(low: Self::Codes, high: Self::Codes) -> Self::Codes {
+        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            let up = high.map(|h| _mm256_sll_epi16(h, shift));
+            [
+                _mm256_or_si256(low[0], up[0]),
+                _mm256_or_si256(low[1], up[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn four(at: *const i8) -> Self::Four {
+        // SAFETY: 4 bytes.
+        unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> Self::Sums {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
+        // SAFETY: see the impl. Pairs reach 2·127·127 < 2^15: nothing saturates.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            std::array::from_fn(|i| {
+                let pairs = _mm256_maddubs_epi16(codes[i], four);
+                _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot8(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
+        // SAFETY: see the impl. Magnitudes of codes, unsigned, by activations that carry
+        // the sign: pairs reach 2·128·127 < 2^15. Unsigned codes of 8 bits would saturate.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let flip = _mm256_set1_epi8(-128);
+            std::array::from_fn(|i| {
+                let c = _mm256_xor_si256(codes[i], flip);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(four, c));
+                _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: Self::Sums) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe { sums.map(|s| _mm256_cvtepi32_ps(s)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u8) -> Self::Floats {
+        // SAFETY: 32 bytes.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f32(v: f32) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe {
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> Self::Floats {
+        // SAFETY: `from` is 64 bytes.
+        unsafe {
+            [
+                _mm256_loadu_ps(from.as_ptr()),
+                _mm256_loadu_ps(from.as_ptr().add(8)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
+
+/// AVX-512 F, BW and VNNI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vnni;
+
+// SAFETY: every intrinsic below needs AVX-512 F, BW or VNNI at most, which whoever calls
+// `Lines` has; loads and stores are of the bytes that the trait states.
+unsafe impl Lines for Vnni {
+    type Codes = __m512i;
+    type Four = __m512i;
+    type Sums = __m512i;
+    type Floats = __m512;
+    const SIGNED_8: bool = false;
+    const BATCH: usize = 12;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> __m512i {
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: __m512i) -> __m512i {
+        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
+        unsafe {
+            let mask = _mm512_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            _mm512_and_si512(_mm512_srl_epi16(codes, shift), mask)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            _mm512_or_si512(low, _mm512_sll_epi16(high, shift))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn four(at: *const i8) -> __m512i {
+        // SAFETY: 4 bytes.
+        unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, codes: __m512i, four: __m512i) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_dpbusd_epi32(sums, codes, four) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot8(sums: __m512i, codes: __m512i, four: __m512i) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_dpbusd_epi32(sums, codes, four) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: __m512i) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepi32_ps(sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u8) -> __m512 {
+        // SAFETY: 32 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f32(v: f32) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> __m512 {
+        // SAFETY: `from` is 64 bytes.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(v: __m512, out: &mut [f32; TILE_ROWS]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
