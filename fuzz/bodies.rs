@@ -61,7 +61,7 @@ fn use_archive(path: &Path) {
             }
             let whole = tensor.decompress()?;
             // What decodes as a whole multiplies, too.
-            product.map(|()| Some(whole.bytes().to_vec()))
+            product.map(|_| Some(whole.bytes().to_vec()))
         });
         for e in both.iter().filter_map(|b| b.as_ref().err()) {
             fair(e);

@@ -85,6 +85,6 @@ pub const ABI_VERSION: u32 = ffi::version::CORTEX_ABI_VERSION;
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use form::{ErrorStats, Tensor};
-pub use matmul::MatmulOptions;
+pub use matmul::{Computed, MatmulOptions, Precision};
 pub use spec::Spec;
 pub use tensor::{Dense, View};

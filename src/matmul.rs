@@ -3,7 +3,10 @@
 //! The work is done by the form and by the streaming driver ([`Product`]); this module
 //! holds what a caller chooses.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::error::Result;
+pub use crate::form::Precision;
 use crate::form::{Product, Tensor};
 use crate::kernel;
 
@@ -14,6 +17,15 @@ pub struct MatmulOptions {
     pub threads: usize,
     /// Memory for decoded windows, all threads together, in bytes.
     pub scratch_bytes: usize,
+    /// How activations enter.
+    pub precision: Precision,
+}
+
+/// How a product was computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Computed {
+    /// `Fast` if activations were rounded, `Exact` if not.
+    pub precision: Precision,
 }
 
 /// Default scratch: two windows of 16 rows × 16,384 columns of f32 for each of 16 threads.
@@ -24,17 +36,14 @@ impl Default for MatmulOptions {
         Self {
             threads: 0,
             scratch_bytes: DEFAULT_SCRATCH_BYTES,
+            precision: Precision::Auto,
         }
     }
 }
 
 impl MatmulOptions {
     fn product(&self) -> Product<'static> {
-        Product {
-            kernels: kernel::best(),
-            threads: self.threads,
-            scratch_bytes: self.scratch_bytes,
-        }
+        Product::exact(kernel::best(), self.threads, self.scratch_bytes)
     }
 }
 
@@ -42,30 +51,45 @@ impl Tensor {
     /// `y = x · Wᵀ`: `y[b, out] = Σ x[b, k] · W[out, k]` with `x[batch, cols]` and
     /// `y[batch, rows]`, row-major, computed on the compressed form.
     ///
-    /// Sums are in f32. On an error `y` holds no useful values.
+    /// Sums are in f32. The result says whether activations were rounded, see
+    /// [`Precision`]. On an error `y` holds no useful values.
     pub fn matmul(
         &self,
         x: &[f32],
         batch: usize,
         y: &mut [f32],
         options: &MatmulOptions,
-    ) -> Result<()> {
-        let product = options.product();
+    ) -> Result<Computed> {
+        let rounded = AtomicBool::new(false);
+        let mut product = options.product();
+        if options.precision.rounds(self.error().relative) {
+            product = product.fast(&rounded);
+        }
         let result = product.matmul(self.form(), x, batch, y);
-        result.map_err(|e| self.blame(e))
+        let precision = match rounded.load(Ordering::Relaxed) {
+            true => Precision::Fast,
+            false => Precision::Exact,
+        };
+        result
+            .map(|()| Computed { precision })
+            .map_err(|e| self.blame(e))
     }
 
     /// `y = g · W`: `y[b, in] = Σ g[b, r] · W[r, in]` with `g[batch, rows]` and
-    /// `y[batch, cols]`, row-major: the product that gradients need.
+    /// `y[batch, cols]`, row-major: the product that gradients need. Always exact.
     pub fn matmul_t(
         &self,
         g: &[f32],
         batch: usize,
         y: &mut [f32],
         options: &MatmulOptions,
-    ) -> Result<()> {
+    ) -> Result<Computed> {
         let product = options.product();
         let result = product.matmul_t(self.form(), g, batch, y);
-        result.map_err(|e| self.blame(e))
+        result
+            .map(|()| Computed {
+                precision: Precision::Exact,
+            })
+            .map_err(|e| self.blame(e))
     }
 }

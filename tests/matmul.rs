@@ -6,7 +6,7 @@ use std::path::Path;
 use common::heap::{Counting, alone, peak_of};
 use common::{Kind, Rng, weights};
 use cortex::archive::{Archive, Writer};
-use cortex::{DType, Dense, ErrorKind, MatmulOptions, Tensor};
+use cortex::{Computed, DType, Dense, ErrorKind, MatmulOptions, Tensor};
 
 #[global_allocator]
 static HEAP: Counting = Counting;
@@ -44,6 +44,7 @@ fn options(threads: usize, scratch_bytes: usize) -> MatmulOptions {
     MatmulOptions {
         threads,
         scratch_bytes,
+        ..MatmulOptions::default()
     }
 }
 
@@ -151,8 +152,13 @@ fn products_keep_to_the_scratch_limit() {
                 let x = vec![0.5f32; batch * n];
                 let mut y = vec![0.0f32; batch * n];
                 let o = options(0, limit);
-                type Product =
-                    fn(&Tensor, &[f32], usize, &mut [f32], &MatmulOptions) -> cortex::Result<()>;
+                type Product = fn(
+                    &Tensor,
+                    &[f32],
+                    usize,
+                    &mut [f32],
+                    &MatmulOptions,
+                ) -> cortex::Result<Computed>;
                 let all: [(&str, Product); 2] =
                     [("matmul", Tensor::matmul), ("matmul_t", Tensor::matmul_t)];
                 for (name, product) in all {

@@ -636,6 +636,7 @@ fn rows_past_a_segment_are_multiplied_in_pieces() {
                 let options = MatmulOptions {
                     threads,
                     scratch_bytes: 1 << 16,
+                    ..MatmulOptions::default()
                 };
                 tensor.matmul(&x, batch, &mut y, &options).unwrap();
                 assert_close(&y, &expected, &scale, "wide");
@@ -666,6 +667,7 @@ fn windows_threads_and_scratch_do_not_change_a_product() {
                             &MatmulOptions {
                                 threads,
                                 scratch_bytes,
+                                ..MatmulOptions::default()
                             },
                         )
                         .unwrap();

@@ -12,7 +12,7 @@ use super::ptr::{self, Options, Out, borrowed, c_text, optional_text};
 use super::view::{Floats, cortex_view, floats, view};
 use crate::error::{Error, Result};
 use crate::form::{self, EncodeContext, Tensor};
-use crate::matmul::MatmulOptions;
+use crate::matmul::{Computed, MatmulOptions};
 use crate::plan;
 
 /// A compressed tensor.
@@ -355,7 +355,7 @@ fn product(
     (outer, _): (usize, &str),
     options: *const cortex_matmul_options,
     (y, y_len): (*mut f32, usize),
-    run: impl FnOnce(&[f32], usize, &mut [f32], &MatmulOptions) -> Result<()>,
+    run: impl FnOnce(&[f32], usize, &mut [f32], &MatmulOptions) -> Result<Computed>,
 ) -> Result<()> {
     // SAFETY: the caller's promise, see `guard`.
     let options = unsafe { ptr::options(options, "options")? };
@@ -388,7 +388,7 @@ fn product(
     if options.scratch_bytes != 0 {
         settings.scratch_bytes = options.scratch_bytes;
     }
-    run(&x, batch, y, &settings)
+    run(&x, batch, y, &settings).map(|_| ())
 }
 
 /// Reads every stored chunk of the tensor and checks it against its checksum.

@@ -15,6 +15,7 @@ mod product;
 mod prune;
 mod quant;
 mod registry;
+mod scratch;
 mod sdr;
 mod select;
 mod spectral;
@@ -36,9 +37,10 @@ use crate::pack::Buffer;
 use crate::tensor::{checked_bytes, matrix_dims};
 
 pub use encode::{EncodeContext, encode, encode_unmeasured};
-pub use product::Product;
+pub use product::{Precision, Product};
 pub(crate) use registry::find_kind;
 pub use registry::{EncodeFn, FormDef, REGISTRY, codecs_json, is_lossless, parse, resolve};
+pub use scratch::Scratch;
 pub use tensor::{ErrorStats, Tensor};
 
 /// Dtype and shape of the tensor that a form stands for.
@@ -96,30 +98,6 @@ pub enum Part<'a> {
     Buffer(&'a Buffer),
     /// A form of its own.
     Form(&'a dyn Form),
-}
-
-/// Working memory of one thread, kept between windows so that it is allocated once.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    /// Packed chunks decoded for a window.
-    pub bytes: Vec<u8>,
-    /// A second byte window (values beside a mask).
-    pub more_bytes: Vec<u8>,
-    /// Decoded values.
-    pub floats: Vec<f32>,
-    /// Rows of `x` side by side, and their sums.
-    pub panel: Vec<f32>,
-    /// Decoded positions.
-    pub positions: Vec<u32>,
-    /// For a nested form.
-    pub nested: Option<Box<Scratch>>,
-}
-
-impl Scratch {
-    /// The scratch for a nested form.
-    pub fn nested(&mut self) -> &mut Scratch {
-        self.nested.get_or_insert_default()
-    }
 }
 
 /// What a form promises. `rows` are always within the matrix and outputs have exactly

@@ -305,11 +305,7 @@ pub(super) mod testing {
         let g = noise(batch * rows, 6);
         let mut results = Vec::new();
         for (threads, scratch_bytes) in [(1, 1 << 25), (3, 1 << 25), (2, 1)] {
-            let product = Product {
-                kernels: kernel::best(),
-                threads,
-                scratch_bytes,
-            };
+            let product = Product::exact(kernel::best(), threads, scratch_bytes);
             let mut y = vec![f32::NAN; batch * rows];
             product.matmul(tensor.form(), &x, batch, &mut y).unwrap();
             let mut z = vec![f32::NAN; batch * cols];

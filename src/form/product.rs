@@ -12,15 +12,50 @@
 //!
 //! Results do not depend on the number of threads: every output is formed by one thread
 //! in one order.
+//!
+//! Working memory is leased from a pool of the process and given back, so that only the
+//! first product allocates; see [`Scratch::lease`].
 
+use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Form, Scratch};
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::kernel::columns::Columns;
 
-/// How a product is computed: kernels, threads and the scratch limit.
+/// How activations enter a product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// `Fast` where what it adds lies at least 10 dB below the tensor's own stored error,
+    /// `Exact` elsewhere.
+    #[default]
+    Auto,
+    /// As f32: what the product adds is rounding in f32.
+    Exact,
+    /// Rounded, where the form has faster loops for that: to int8 in groups of columns for
+    /// quantised weights (an error of about −40 dB in the result, less for activations
+    /// without outliers), to bf16 for weights stored as bf16 (−55 dB).
+    Fast,
+}
+
+/// The stored error, as a share of the norm, from which `Auto` rounds activations: −30 dB,
+/// 10 dB above what int8 activations add.
+const AUTO_FAST: f64 = 0.031_6;
+
+impl Precision {
+    /// Whether activations may be rounded for a tensor of this relative error.
+    pub fn rounds(self, stored_error: f64) -> bool {
+        match self {
+            Self::Auto => stored_error >= AUTO_FAST,
+            Self::Exact => false,
+            Self::Fast => true,
+        }
+    }
+}
+
+/// How a product is computed: kernels, threads, the scratch limit, precision.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
     /// The inner loops.
@@ -29,6 +64,10 @@ pub struct Product<'a> {
     pub threads: usize,
     /// Memory for decoded windows, all threads together, in bytes.
     pub scratch_bytes: usize,
+    /// Whether activations may be rounded; see [`Precision::Fast`].
+    pub(super) fast: bool,
+    /// Set by whoever did so.
+    pub(super) rounded: &'a AtomicBool,
 }
 
 impl std::fmt::Debug for Product<'_> {
@@ -36,6 +75,7 @@ impl std::fmt::Debug for Product<'_> {
         f.debug_struct("Product")
             .field("threads", &self.threads)
             .field("scratch_bytes", &self.scratch_bytes)
+            .field("fast", &self.fast)
             .finish_non_exhaustive()
     }
 }
@@ -44,7 +84,38 @@ impl std::fmt::Debug for Product<'_> {
 /// 30 µs of work on one core).
 const SMALL_MACS: u64 = 1 << 19;
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    /// A product with exact activations.
+    pub fn exact(kernels: &'a KernelSet, threads: usize, scratch_bytes: usize) -> Self {
+        static NOBODY_ASKS: AtomicBool = AtomicBool::new(false);
+        Self {
+            kernels,
+            threads,
+            scratch_bytes,
+            fast: false,
+            rounded: &NOBODY_ASKS,
+        }
+    }
+
+    /// The same with activations rounded where a form can make use of it, which `rounded`
+    /// then tells.
+    #[must_use]
+    pub fn fast(self, rounded: &'a AtomicBool) -> Self {
+        Self {
+            fast: true,
+            rounded,
+            ..self
+        }
+    }
+
+    /// Whether activations may be rounded. Who asks does so if the answer is yes.
+    pub fn round_activations(&self) -> bool {
+        if self.fast {
+            self.rounded.store(true, Ordering::Relaxed);
+        }
+        self.fast
+    }
+
     /// `y[b, out] = Σ x[b, k] · W[out, k]` for `x[batch, cols]` and `y[batch, rows]`,
     /// row-major.
     pub fn matmul(&self, form: &dyn Form, x: &[f32], batch: usize, y: &mut [f32]) -> Result<()> {
@@ -92,23 +163,42 @@ impl Product<'_> {
         batch: usize,
         y: &mut [f32],
     ) -> Result<()> {
-        let all = form.meta().rows;
-        let (unit, least) = (form.row_unit(), form.least_rows());
         let cost = |rows: usize| form.matmul_scratch_for(rows) + rows * batch * 4;
-        let workers = self.workers(form.matmul_macs().saturating_mul(batch as u64));
-        let (workers, rows) = plan_windows(all, unit, least, workers, self.scratch_bytes, &cost);
-
-        let panels = Panels::new(y, all, rows);
-        run_workers(workers, || {
-            let mut scratch = Scratch::default();
-            let mut out = Vec::new();
-            while let Some((first, mut panel)) = panels.next() {
-                let n = panel.cols();
-                out.resize(n * batch, 0.0);
-                form.matmul_rows(first..first + n, x, &mut out, self.kernels, &mut scratch)?;
+        self.windows(form, batch, y, &cost, |rows, panel, scratch| {
+            let mut out = std::mem::take(&mut scratch.out);
+            out.resize(rows.len() * batch, 0.0);
+            let n = rows.len();
+            let result = form.matmul_rows(rows, x, &mut out, self.kernels, scratch);
+            if result.is_ok() {
                 for (b, out) in out.chunks_exact(n).enumerate() {
                     panel.row_mut(b).copy_from_slice(out);
                 }
+            }
+            scratch.out = out;
+            result
+        })
+    }
+
+    /// Hands the rows of `form` out in windows, to as many threads as the work is worth:
+    /// `work` fills the columns of `y[batch, rows]` that belong to the window. `cost` is
+    /// what a window of so many rows takes of the scratch limit, in bytes.
+    pub fn windows<F: Form + ?Sized>(
+        &self,
+        form: &F,
+        batch: usize,
+        y: &mut [f32],
+        cost: &dyn Fn(usize) -> usize,
+        work: impl Fn(Range<usize>, &mut Columns<'_>, &mut Scratch) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let all = form.meta().rows;
+        let (unit, least) = (form.row_unit(), form.least_rows());
+        let workers = self.workers(form.matmul_macs().saturating_mul(batch as u64));
+        let (workers, rows) = plan_windows(all, unit, least, workers, self.scratch_bytes, cost);
+        let panels = Panels::new(y, all, rows);
+        run_workers(workers, || {
+            let mut scratch = Scratch::lease();
+            while let Some((first, mut panel)) = panels.next() {
+                work(first..first + panel.cols(), &mut panel, &mut scratch)?;
             }
             Ok(())
         })
@@ -133,13 +223,15 @@ impl Product<'_> {
         // A round: each worker decodes one window, then all add the round's rows, in
         // order, to the output, split by columns.
         let round = workers * step;
-        let mut decoded = vec![0.0f32; round.min(rows) * cols];
+        let mut round_scratch = Scratch::lease();
+        let decoded = &mut round_scratch.floats;
+        decoded.resize(round.min(rows) * cols, 0.0);
         let mut start = 0;
         while start < rows {
             let n = round.min(rows - start);
             let pieces = Mutex::new(decoded[..n * cols].chunks_mut(step * cols).enumerate());
             run_workers(workers, || {
-                let mut scratch = Scratch::default();
+                let mut scratch = Scratch::lease();
                 loop {
                     let next = pieces.lock().unwrap_or_else(|e| e.into_inner()).next();
                     let Some((i, out)) = next else {
@@ -271,14 +363,17 @@ pub(super) fn run_workers(workers: usize, work: impl Fn() -> Result<()> + Sync) 
         return work();
     }
     let failed = Mutex::new(None);
-    rayon::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|_| {
-                if let Err(e) = work() {
-                    *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
-                }
-            });
+    let run = || {
+        if let Err(e) = work() {
+            *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
         }
+    };
+    // The calling thread begins at once, while the others are still being woken.
+    rayon::in_place_scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(|_| run());
+        }
+        run();
     });
     match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(e) => Err(e),

@@ -865,6 +865,7 @@ impl Sdr {
             panel,
             positions,
             nested,
+            ..
         } = scratch;
         let loaded = self.load(rows, more_bytes, floats, nested.get_or_insert_default())?;
         panel.resize((cols + n) * lanes, 0.0);

@@ -58,13 +58,26 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA, F16C, BMI.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL, DQ, CD besides.
+    /// x86-64 with AVX-512 F, BW, VL, DQ, CD besides (Skylake and later servers).
     Avx512,
+    /// x86-64 with VNNI, VBMI, VBMI2, BITALG, VPOPCNTDQ and GFNI besides (Ice Lake).
+    Avx512Vnni,
+    /// x86-64 with AVX-512 BF16 besides (Zen 4, Sapphire Rapids).
+    Avx512Bf16,
+    /// AArch64 with dot products and int8 matrix products (Armv8.6).
+    Neon,
 }
 
 impl Isa {
     /// Every instruction set, best last.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 6] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::Neon,
+    ];
 
     /// Lower-case name, as `CORTEX_DISABLE_CPU` takes it.
     pub fn name(self) -> &'static str {
@@ -72,6 +85,9 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Neon => "neon",
         }
     }
 
@@ -89,9 +105,25 @@ impl Isa {
                     Self::Avx2.detected()
                         && all!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd")
                 }
+                Self::Avx512Vnni => {
+                    Self::Avx512.detected()
+                        && all!("avx512vnni", "avx512vbmi", "avx512vbmi2")
+                        && all!("avx512bitalg", "avx512vpopcntdq", "gfni")
+                }
+                Self::Avx512Bf16 => Self::Avx512Vnni.detected() && all!("avx512bf16"),
+                Self::Neon => false,
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            match self {
+                Self::Portable => true,
+                Self::Neon => has!("neon") && has!("dotprod") && has!("i8mm"),
+                _ => false,
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             self == Self::Portable
         }
@@ -99,15 +131,20 @@ impl Isa {
 }
 
 /// The instruction sets that `CORTEX_DISABLE_CPU` takes away (a comma-separated list of
-/// `avx2`, `avx512`; taking a set away takes those that build on it), and the words in
-/// it that name none.
+/// [`Isa::name`]s; taking a set away takes those that build on it), and the words in it
+/// that name none.
 pub fn disabled() -> (Vec<Isa>, Vec<String>) {
     let list = std::env::var("CORTEX_DISABLE_CPU").unwrap_or_default();
     let (mut off, mut unknown) = (Vec::new(), Vec::new());
     for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
         match Isa::ALL.into_iter().find(|i| i.name() == word) {
             Some(Isa::Portable) | None => unknown.push(word.to_owned()),
-            Some(first) => off.extend(Isa::ALL.into_iter().filter(|i| *i >= first)),
+            Some(Isa::Neon) => off.push(Isa::Neon),
+            Some(first) => off.extend(
+                Isa::ALL
+                    .into_iter()
+                    .filter(|i| (first..Isa::Neon).contains(i)),
+            ),
         }
     }
     (off, unknown)
@@ -129,10 +166,15 @@ pub fn best() -> &'static KernelSet {
     })
 }
 
-/// Makes `KernelSet`, its safe methods, and one table per instruction set, from one list.
+/// Makes `KernelSet`, its safe methods, and one table per instruction set, from one list:
+/// every kernel for the first three sets, and under `then` what the sets that build on
+/// another do better than that.
 macro_rules! kernels {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? =
-        [$portable:path, $avx2:path, $avx512:path];)*) => {
+        [$portable:path, $avx2:path, $avx512:path];)*
+     then avx512vnni {$($vnni:ident = $vnni_path:path;)*}
+     then avx512bf16 {$($bf16:ident = $bf16_path:path;)*}
+     then neon {$($neon:ident = $neon_path:path;)*}) => {
         /// The inner loops for one instruction set; see the [module](self).
         #[allow(missing_debug_implementations)]
         pub struct KernelSet {
@@ -155,14 +197,27 @@ macro_rules! kernels {
             })*
         }
 
+        const PORTABLE: KernelSet = KernelSet { isa: Isa::Portable, $($name: $portable,)* };
         #[cfg(target_arch = "x86_64")]
-        static SETS: [KernelSet; 3] = [
-            KernelSet { isa: Isa::Portable, $($name: $portable,)* },
+        const AVX512: KernelSet = KernelSet { isa: Isa::Avx512, $($name: $avx512,)* };
+        #[cfg(target_arch = "x86_64")]
+        const AVX512VNNI: KernelSet =
+            KernelSet { isa: Isa::Avx512Vnni, $($vnni: $vnni_path,)* ..AVX512 };
+        #[cfg(target_arch = "x86_64")]
+        static SETS: [KernelSet; 5] = [
+            PORTABLE,
             KernelSet { isa: Isa::Avx2, $($name: $avx2,)* },
-            KernelSet { isa: Isa::Avx512, $($name: $avx512,)* },
+            AVX512,
+            AVX512VNNI,
+            KernelSet { isa: Isa::Avx512Bf16, $($bf16: $bf16_path,)* ..AVX512VNNI },
         ];
-        #[cfg(not(target_arch = "x86_64"))]
-        static SETS: [KernelSet; 1] = [KernelSet { isa: Isa::Portable, $($name: $portable,)* }];
+        #[cfg(target_arch = "aarch64")]
+        static SETS: [KernelSet; 2] = [
+            PORTABLE,
+            KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE },
+        ];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        static SETS: [KernelSet; 1] = [PORTABLE];
 
         /// Names of all kernels, for `doctor`.
         pub const KERNEL_NAMES: &[&str] = &[$(stringify!($name)),*];
@@ -320,4 +375,8 @@ kernels! {
     /// Indices of up to 16 rows through the trellis. `x` becomes the weights over the step.
     fn ecq_trellis(c: &Chooser, w: &[f32], rows: &[u8], cols: &[u8], paths: &mut Paths, x: &mut [f32], out: &mut [i32]) =
         [ecq::trellis::portable, ecq::trellis::avx2, ecq::trellis::avx512];
+
+    then avx512vnni {}
+    then avx512bf16 {}
+    then neon {}
 }

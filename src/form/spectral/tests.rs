@@ -201,11 +201,7 @@ fn products_are_those_of_the_decoded_matrix() {
             let x = noise(batch * cols);
             let g = noise(batch * rows);
             let run = |threads: usize, scratch_bytes: usize| {
-                let product = Product {
-                    kernels: kernel::best(),
-                    threads,
-                    scratch_bytes,
-                };
+                let product = Product::exact(kernel::best(), threads, scratch_bytes);
                 let (mut y, mut z) = (vec![f32::NAN; batch * rows], vec![f32::NAN; batch * cols]);
                 product.matmul(t.form(), &x, batch, &mut y).unwrap();
                 product.matmul_t(t.form(), &g, batch, &mut z).unwrap();
