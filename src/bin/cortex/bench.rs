@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cortex::bytes::AlignedBytes;
 use cortex::form::EncodeContext;
 use cortex::pack::{Buffer, Chain, Store, StoredBuffer};
-use cortex::{DType, Error, MatmulOptions, Tensor, View, form, kernel, plan, spec};
+use cortex::{DType, Error, MatmulOptions, Tensor, View, form, kernel, matmul, plan, spec};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -80,7 +80,7 @@ struct Matmul {
     #[command(flatten)]
     caches: Caches,
 
-    /// What x is rounded to: what the weights' error allows, 8-bit integers, or nothing
+    /// Whether x may be rounded: where the weights' own error is far larger, always, or never
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
 
@@ -222,6 +222,11 @@ impl Matmul {
     fn options(&self) -> MatmulOptions {
         MatmulOptions {
             threads: self.threads.into(),
+            precision: match self.precision {
+                Precision::Auto => matmul::Precision::Auto,
+                Precision::Fast => matmul::Precision::Fast,
+                Precision::Exact => matmul::Precision::Exact,
+            },
             ..MatmulOptions::default()
         }
     }
@@ -352,7 +357,7 @@ impl Bench<'_> {
             let copy = self.copies[0].map_buffers(&mut copied)?;
             let mut y = vec![0.0; out];
             self.pool
-                .install(|| copy.matmul(&x[..inn], 1, &mut y, &options).map(|_| ()))?;
+                .install(|| copy.matmul(&x[..inn], 1, &mut y, &options))?;
             self.copies.push(copy);
         }
         Ok(())
@@ -364,8 +369,9 @@ impl Bench<'_> {
         // A value that stays would pass for a result.
         y.fill(f32::NAN);
         let options = self.args.options();
-        self.pool
-            .install(|| weights.matmul(x, batch, y, &options).map(|_| ()))?;
+        let computed = self
+            .pool
+            .install(|| weights.matmul(x, batch, y, &options))?;
         let max_rel_error = largest_error(weights, x, batch, y)?;
         if max_rel_error.is_nan() || max_rel_error > WRONG {
             return Err(Error::internal(format!(
@@ -376,7 +382,10 @@ impl Bench<'_> {
         }
         Ok(Checked {
             max_rel_error,
-            precision: "exact",
+            precision: match computed.precision {
+                matmul::Precision::Fast => "fast",
+                _ => "exact",
+            },
         })
     }
 }
