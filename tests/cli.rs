@@ -805,6 +805,23 @@ fn bench_matmul_checks_and_times_a_product() {
 }
 
 #[test]
+fn bench_probe_tells_the_limits_of_the_machine() {
+    let json = cortex("bench probe --threads 2 --seconds 0.1 --json".split(' '))
+        .exits(0)
+        .json();
+    assert_eq!(json["threads"], 2);
+    assert!(json["read_gbs"].as_f64().unwrap() > 0.1, "{json}");
+    for unit in ["f32", "bf16", "int8"] {
+        let rate = &json[format!("{unit}_gflops")];
+        assert!(rate.is_null() || rate.as_f64().unwrap() > 0.1, "{json}");
+    }
+    let text = cortex("bench probe --seconds 0.01".split(' '))
+        .exits(0)
+        .stdout;
+    assert!(text.contains("read") && text.contains("GB/s"), "{text}");
+}
+
+#[test]
 fn bench_matmul_answers_requests() {
     let mut child = program()
         .args([

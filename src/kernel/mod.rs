@@ -21,6 +21,7 @@ pub mod columns;
 pub mod dense;
 pub mod ecq;
 pub mod positions;
+pub mod probe;
 pub mod quant;
 pub mod rans;
 mod rotate;

@@ -1,4 +1,5 @@
-//! `cortex bench`: times products on the compressed form, after checking them.
+//! `cortex bench`: times products on the compressed form, after checking them, and the limits
+//! of the machine that they are held against.
 
 use std::io::BufRead as _;
 use std::str::FromStr;
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use cortex::bytes::AlignedBytes;
 use cortex::form::EncodeContext;
+use cortex::kernel::probe::{self, Unit};
 use cortex::pack::{Buffer, Chain, Store, StoredBuffer};
 use cortex::{DType, Error, MatmulOptions, Tensor, View, form, kernel, matmul, plan, spec};
 use rayon::prelude::*;
@@ -26,12 +28,14 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     Matmul(Matmul),
+    Probe(Probe),
 }
 
 impl Args {
     pub(crate) fn run(self) -> Outcome {
         match self.verb {
             Verb::Matmul(args) => args.run(),
+            Verb::Probe(args) => args.run(),
         }
     }
 }
@@ -167,10 +171,7 @@ impl Matmul {
         check_seconds(self.seconds)?;
         let sparsity = self.sparsity()?;
         let weights = self.weights(sparsity)?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads.into())
-            .build()
-            .map_err(|e| Error::internal(format!("cannot start {} threads: {e}", self.threads)))?;
+        let pool = pool(self.threads)?;
         let mut bench = Bench {
             args: &self,
             copies: vec![weights],
@@ -230,6 +231,13 @@ impl Matmul {
             ..MatmulOptions::default()
         }
     }
+}
+
+fn pool(threads: u16) -> cortex::Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.into())
+        .build()
+        .map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))
 }
 
 fn check_seconds(seconds: f64) -> Result<(), Box<Failure>> {
@@ -596,6 +604,98 @@ fn short_seconds(s: f64) -> String {
         s if s < 0.9995e-3 => format!("{:.3} µs", s * 1e6),
         s if s < 0.9995 => format!("{:.3} ms", s * 1e3),
         s => format!("{s:.3} s"),
+    }
+}
+
+/// Measure what this machine gives at most: memory reads and multiply-adds
+///
+/// Reads more than 256 MB of memory once and again, and runs multiply-adds in registers, on all
+/// threads at once; the best of many short runs. Rates of products are told as shares of these.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  cortex bench probe --threads 2
+
+With --json one line: {\"threads\", \"kernel\", \"read_gbs\": bytes read in 1e9 a second,
+\"f32_gflops\", \"bf16_gflops\", \"int8_gflops\": operations in 1e9 a second, two a multiply-add,
+null where the CPU has no instructions for it}.")]
+struct Probe {
+    /// Threads that read and compute
+    #[arg(long, value_name = "T", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+
+    /// How long to measure, all in all
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    seconds: f64,
+}
+
+impl Probe {
+    fn run(self) -> Outcome {
+        check_seconds(self.seconds)?;
+        let pool = pool(self.threads)?;
+        let read = self.read(&pool)?;
+        let rates = [
+            ("f32", Unit::F32),
+            ("bf16", Unit::Bf16),
+            ("int8", Unit::Int8),
+        ]
+        .map(|(name, unit)| (name, self.compute(&pool, unit)));
+        let isa = kernel::best().isa().name();
+        let mut json = json!({"threads": self.threads, "kernel": isa, "read_gbs": read});
+        let mut text = format!(
+            "{}, {isa}\nread     {read:.1} GB/s\n",
+            text::count(self.threads.into(), "thread")
+        );
+        for (name, rate) in rates {
+            json[format!("{name}_gflops")] = rate.into();
+            let rate = rate.map_or("no instructions".into(), |r| format!("{r:.0} GFLOP/s"));
+            text += &format!("{name:<8} {rate}\n");
+        }
+        Ok(Done { text, json })
+    }
+
+    /// The best of runs that go on for a quarter of the time; `run` gives what it has done.
+    fn best(&self, mut run: impl FnMut() -> f64) -> f64 {
+        let start = Instant::now();
+        let mut best = 0.0f64;
+        while best == 0.0 || start.elapsed().as_secs_f64() < self.seconds / 4.0 {
+            let one = Instant::now();
+            let done = run();
+            best = best.max(done / one.elapsed().as_secs_f64() / 1e9);
+        }
+        best
+    }
+
+    fn read(&self, pool: &rayon::ThreadPool) -> cortex::Result<f64> {
+        let mut memory = AlignedBytes::zeroed(COLD_BYTES as usize + (32 << 20))?;
+        // Pages that were never written are all the same one.
+        pool.install(|| memory.par_chunks_mut(1 << 20).for_each(|m| m.fill(1)));
+        let words: &[u64] = bytemuck::cast_slice(&memory);
+        let share = words.len().div_ceil(pool.current_num_threads());
+        Ok(self.best(|| {
+            let sums = pool.broadcast(|thread| {
+                let mine = words.chunks(share).nth(thread.index());
+                probe::read(kernel::best(), mine.unwrap_or_default())
+            });
+            std::hint::black_box(sums);
+            size_of_val(words) as f64
+        }))
+    }
+
+    fn compute(&self, pool: &rayon::ThreadPool, unit: Unit) -> Option<f64> {
+        /// About 1 ms.
+        const ROUNDS: u32 = 200_000;
+        probe::compute(kernel::best(), unit, 1)?;
+        Some(self.best(|| {
+            let done = pool.broadcast(|_| probe::compute(kernel::best(), unit, ROUNDS));
+            done.into_iter().flatten().sum::<u64>() as f64
+        }))
     }
 }
 
