@@ -22,6 +22,7 @@ pub mod dense;
 pub mod dot;
 pub mod ecq;
 pub mod positions;
+pub mod probe;
 pub mod quant;
 pub mod rans;
 mod rotate;
