@@ -1,6 +1,7 @@
 //! Chores that are too long for a shell line: `cargo xtask` lists them.
 
 mod header;
+mod peers;
 mod recipe;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use std::process::ExitCode;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const USAGE: &str = "\
+cargo xtask bench-peers [OPTION…]
+                                times products beside the best peers and writes
+                                benches/RESULTS.md; --help lists the options
 cargo xtask header              writes include/cortex.h from src/ffi
 cargo xtask header --check      fails if include/cortex.h is not what would be written
 cargo xtask header --safer FILE writes the header that safer-ffi makes, to compare
@@ -20,6 +24,11 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.as_slice() {
+        ["bench-peers", "--help"] => {
+            println!("{}", peers::USAGE);
+            Ok(())
+        }
+        ["bench-peers", options @ ..] => peers::run(options),
         ["header"] => header::write(),
         ["header", "--check"] => header::check(),
         ["header", "--safer", file] => header::safer(Path::new(file)),
