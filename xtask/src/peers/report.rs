@@ -486,13 +486,11 @@ impl<'a> Report<'a> {
             let Some(some) = row.iter().flatten().next() else {
                 continue;
             };
+            // It does not tell what it reads.
+            let bytes = entry.who != Who::DeepSparse;
             let bits = some.wbytes * 8.0 / (shape.0 * shape.1) as f64;
-            let _ = write!(
-                page,
-                "| {} `{}` | {bits:.2} |",
-                entry.who.name(),
-                entry.spec
-            );
+            let bits = number(Some(bits).filter(|_| bytes));
+            let _ = write!(page, "| {} `{}` | {bits} |", entry.who.name(), entry.spec);
             for t in &row {
                 let text = match t {
                     None => "–".to_owned(),
