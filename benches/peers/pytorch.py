@@ -1,4 +1,4 @@
-"""torch: int8 with a scale a row by fbgemm and by oneDNN, bf16 and f32 by MKL and oneDNN."""
+"""torch: int8 with a scale a row by fbgemm and by oneDNN, bf16 by oneDNN, f32 by MKL and oneDNN."""
 
 import protocol
 from protocol import Variant

@@ -1,6 +1,7 @@
 //! Chores that are too long for a shell line: `cargo xtask` lists them.
 
 mod header;
+mod instructions;
 mod peers;
 mod recipe;
 
@@ -17,6 +18,10 @@ cargo xtask bench-peers [OPTION…]
 cargo xtask header              writes include/cortex.h from src/ffi
 cargo xtask header --check      fails if include/cortex.h is not what would be written
 cargo xtask header --safer FILE writes the header that safer-ffi makes, to compare
+cargo xtask instructions        counts instructions under callgrind and fails where there are
+                                more than benches/instructions.json says
+cargo xtask instructions --update
+                                writes that table
 cargo xtask recipe              follows docs/adding-a-form.md in a copy and tests it
 cargo xtask stub HEADER FILE    writes a C file that defines every function of a header";
 
@@ -32,6 +37,8 @@ fn main() -> ExitCode {
         ["header"] => header::write(),
         ["header", "--check"] => header::check(),
         ["header", "--safer", file] => header::safer(Path::new(file)),
+        ["instructions"] => instructions::run(false),
+        ["instructions", "--update"] => instructions::run(true),
         ["recipe"] => recipe::run(&root()).map_err(Into::into),
         ["stub", header, file] => header::stub(Path::new(header), Path::new(file)),
         _ => {
