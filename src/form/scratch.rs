@@ -40,7 +40,7 @@ pub struct Scratch {
 /// Bytes that idle scratch of the whole process may keep: two default scratch limits.
 const KEPT_BYTES: usize = 64 << 20;
 
-static POOL: Mutex<Vec<Box<Scratch>>> = Mutex::new(Vec::new());
+static POOL: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
 
 impl Scratch {
     /// The scratch for a nested form.
@@ -68,7 +68,7 @@ impl Scratch {
 
 /// [`Scratch`] on loan.
 #[derive(Debug)]
-pub struct Lease(Option<Box<Scratch>>);
+pub struct Lease(Option<Scratch>);
 
 impl Deref for Lease {
     type Target = Scratch;

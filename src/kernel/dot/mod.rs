@@ -22,6 +22,9 @@
 //! Digits of base 254 rather than 256: half of 1 is then 127 of the next, and all stay
 //! within ±127, which `vpmaddubsw` needs.
 
+// Indices stand for batch rows and digits in several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 use super::autovec;
 use super::quant::{MAGIC, Quantizer, TILE_ROWS};
 
@@ -197,6 +200,8 @@ pub(crate) unsafe trait Lines {
 }
 
 /// One line of a block of 32 columns, columns `4·STEP…`, as codes.
+// A plane of one bit has one line, whatever the step.
+#[allow(clippy::modulo_one)]
 #[inline(always)]
 unsafe fn open_line<L: Lines, const BITS: u32, const STEP: u32>(block: *const u8) -> L::Codes {
     // SAFETY: the caller's, a block is `8·BITS` lines of 8 bytes each… see the layout:
@@ -247,7 +252,7 @@ unsafe fn multiply<L: Lines, const BITS: u32, const NB: usize>(
     let groups = w.cols.div_ceil(x.group);
     let signed = BITS == 8 && L::SIGNED_8;
     let block_bytes = 64 * BITS as usize;
-    assert!(w.cols == x.cols && w.cols % 32 == 0 && x.group % 32 == 0);
+    assert!(w.cols == x.cols && w.cols.is_multiple_of(32) && x.group.is_multiple_of(32));
     assert!(w.holds(tile));
     assert!((first + NB) * x.cols <= x.codes.len());
     assert!((first + NB) * groups <= x.scales.len() && (first + NB) * groups <= x.offsets.len());
@@ -363,7 +368,7 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
         let mut b = 0;
         macro_rules! pieces {
             ($($n:literal),*) => {$(
-                while $n <= L::BATCH && b + $n <= rows {
+                while $n <= L::BATCH && rows - b >= $n {
                     let out = &mut out[tile * rows + b..];
                     // SAFETY: the caller's; `multiply` checks every length.
                     unsafe { multiply::<L, BITS, $n>(w, tile, x, b, out) };
@@ -378,8 +383,8 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
 /// `multiply_all` for the width of the codes.
 #[inline(always)]
 unsafe fn tiles_body<L: Lines>(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
-    assert!(x.rows > 0 && out.len() % x.rows == 0);
-    assert!(w.group % x.group == 0 || w.group >= w.cols);
+    assert!(x.rows > 0 && out.len().is_multiple_of(x.rows));
+    assert!(w.group.is_multiple_of(x.group) || w.group >= w.cols);
     // SAFETY: the caller's.
     unsafe {
         match w.bits {
@@ -488,7 +493,7 @@ fn measure(x: &[f32]) -> (f32, bool, f64) {
 fn round_body(x: &[f32], row: usize, to: &mut Rounding<'_>) -> Rounded {
     let (group, cols) = (to.group, to.cols);
     let groups = cols.div_ceil(group);
-    assert!(x.len() <= cols && cols - x.len() < 32 && cols % 32 == 0);
+    assert!(x.len() <= cols && cols - x.len() < 32 && cols.is_multiple_of(32));
     assert!(to.digits <= EXACT_DIGITS && row + to.digits <= to.rows);
     assert!(to.codes.len() == to.rows * cols);
     assert!(to.scales.len() == to.rows * groups && to.offsets.len() == to.rows * groups);
