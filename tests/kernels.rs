@@ -358,7 +358,10 @@ fn quantised_products_are_those_of_the_decoded_matrix() {
                         "asymmetric" => 3.0 * w.iter().fold(0.0f32, |a, b| a.max(b.abs())),
                         _ => 0.0,
                     };
-                    for batch in [1, 2, 3, 4, 5, 8, 11, 12, 13, 25] {
+                    for batch in [1, 2, 3, 4, 5, 8, 11, 12, 13, 25, 97] {
+                        if batch > 25 && cols < 300 && !(cols == 33 && bits == 4) {
+                            continue;
+                        }
                         let x = activations(batch, cols, &mut rng);
                         // Exact products of larger batches are of floats, and then differ.
                         for fast in [false, true].into_iter().filter(|f| *f || batch <= 5) {
@@ -386,7 +389,12 @@ fn quantised_products_are_those_of_the_decoded_matrix() {
                                 let x = &x[b * cols..(b + 1) * cols];
                                 for r in 0..rows {
                                     let w = &decoded[r * cols..(r + 1) * cols];
-                                    let (expected, bound) = product_bound(w, x, apart, fast);
+                                    let (expected, mut bound) = product_bound(w, x, apart, fast);
+                                    if batch >= 96 && fast {
+                                        // Codes may have been rounded anew, for less than
+                                        // −38 dB.
+                                        bound += 0.0126 * norm(w) * norm(x);
+                                    }
                                     let found = f64::from(y[b * rows + r]);
                                     assert!(
                                         (found - expected).abs() <= bound,
