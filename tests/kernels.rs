@@ -434,6 +434,74 @@ fn product_bound(w: &[f32], x: &[f32], apart: f32, fast: bool) -> (f64, f64) {
     (expected, bound + 1e-30)
 }
 
+/// Wherever weights, scales and activations begin, and however many rows there are.
+#[test]
+fn tiles_are_multiplied_alike_at_every_address() {
+    use cortex::kernel::dot::{Activations, Rounded, Rounding, Tiles};
+    let mut rng = Rng::new(71);
+    let (cols, group) = (192, 64);
+    for bits in 2..=8 {
+        let case = Case {
+            bits,
+            cols,
+            group,
+            zeros: bits % 2 == 0,
+            search: Search::AbsMax,
+        };
+        let q = case.quantizer(2f32.powi(-16), 0.0);
+        let w = tile_values(TILE_ROWS, cols, rng.next());
+        let mut scales = vec![0u8; TILE_ROWS * q.layout.scale_row_bytes()];
+        let mut codes = vec![0u8; TILE_ROWS * q.layout.code_row_bytes()];
+        kernel::best().quant_encode(&q, &w, &[], TILE_ROWS, &mut scales, &mut codes);
+        let batch = 13;
+        let x: Vec<f32> = (0..batch * cols).map(|_| rng.gaussian()).collect();
+        let mut expected: Option<Vec<u32>> = None;
+        for set in sets() {
+            let most = set.dot_batch();
+            let groups = cols / group;
+            let mut found = vec![Rounded::default(); batch];
+            let (mut x_codes, mut x_scales, mut offsets) = (
+                vec![0i8; batch * cols],
+                vec![0.0f32; batch * groups],
+                vec![0i32; batch * groups],
+            );
+            let mut to = Rounding {
+                group,
+                width: cols,
+                digits: 1,
+                half: q.layout.half(),
+                most,
+                codes: &mut x_codes,
+                scales: &mut x_scales,
+                offsets: &mut offsets,
+            };
+            set.round_activations(&x, cols, &mut to, &mut found);
+            assert!(found.iter().all(|f| f.finite));
+            for shift in [0, 1, 2, 3, 4, 8, 16, 31, 33, 63] {
+                let moved = |bytes: &[u8]| [vec![0x5a; shift], bytes.to_vec()].concat();
+                let (codes, scales) = (moved(&codes), moved(&scales));
+                let x_codes = [vec![0x5a; shift], x_codes.clone()].concat();
+                let x = Activations {
+                    rows: batch,
+                    cols,
+                    group,
+                    codes: &x_codes[shift..],
+                    scales: &x_scales,
+                    offsets: &offsets,
+                };
+                let tiles = Tiles::stored(&q, &scales[shift..], &codes[shift..]);
+                let mut out = vec![[0.0f32; TILE_ROWS]; batch];
+                set.dot_tiles(&tiles, &x, &mut out);
+                let bits = bits_of(out.as_flattened());
+                match &expected {
+                    Some(e) => assert_eq!(*e, bits, "{case:?} {:?} at {shift}", set.isa()),
+                    None => expected = Some(bits),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn activations_that_are_not_finite_are_not_rounded() {
     use cortex::{Dense, MatmulOptions, Precision, Tensor};

@@ -609,7 +609,7 @@ impl Quant {
             2 * blocks * block_bytes + (at_once * rows_of_x) * size_of::<[f32; TILE_ROWS]>();
         let cost = |rows: usize| self.scratch_for(rows) + beside;
         let kernels = product.kernels;
-        product.windows(self, batch, y, &cost, |rows, panel, scratch| {
+        product.windows(self, batch, usize::MAX, y, &cost, |rows, panel, scratch| {
             let Scratch {
                 bytes,
                 more_bytes,
