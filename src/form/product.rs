@@ -172,7 +172,8 @@ impl<'a> Product<'a> {
             0 => usize::MAX,
             _ => CACHED_BYTES / (form.meta().cols * 4),
         };
-        self.windows(form, batch, most, y, &cost, |rows, panel, scratch| {
+        let macs = form.matmul_macs().saturating_mul(batch as u64);
+        self.windows(form, macs, most, y, &cost, |rows, panel, scratch| {
             let mut out = std::mem::take(&mut scratch.out);
             out.resize(rows.len() * batch, 0.0);
             let n = rows.len();
@@ -189,12 +190,13 @@ impl<'a> Product<'a> {
 
     /// Hands the rows of `form` out in windows, to as many threads as the work is worth:
     /// `work` fills the columns of `y[batch, rows]` that belong to the window. Windows have
-    /// at most `most` rows, or the form's unit. `cost` is what a window of so many rows
+    /// at most `most` rows, or the form's unit. `macs` is how many multiplications in f32
+    /// take as long as all of it. `cost` is what a window of so many rows
     /// takes of the scratch limit, in bytes.
     pub fn windows<F: Form + ?Sized>(
         &self,
         form: &F,
-        batch: usize,
+        macs: u64,
         most: usize,
         y: &mut [f32],
         cost: &dyn Fn(usize) -> usize,
@@ -202,7 +204,7 @@ impl<'a> Product<'a> {
     ) -> Result<()> {
         let all = form.meta().rows;
         let (unit, least) = (form.row_unit(), form.least_rows());
-        let workers = self.workers(form.matmul_macs().saturating_mul(batch as u64));
+        let workers = self.workers(macs);
         let (workers, rows) = plan_windows(all, unit, least, workers, self.scratch_bytes, cost);
         let rows = rows.min((most / unit).max(1) * unit);
         let panels = Panels::new(y, all, rows);

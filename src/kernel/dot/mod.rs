@@ -44,7 +44,7 @@ pub const EXACT_DIGITS: usize = 3;
 /// twentieth of the products.
 pub const WIDE_GROUP: usize = 256;
 
-/// Rows of activations as codes, in pieces: of 12, 8, 4, 2 or 1 rows, as many of the
+/// Rows of activations as codes, in pieces: of 12, 8, 6, 4, 3, 2 or 1 rows, as many of the
 /// largest that the instruction set multiplies at once as there are, then the smaller. A
 /// piece lies as the loops read it, so that they need one address for all of its rows.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ pub struct Activations<'a> {
 /// instruction set multiplies at once.
 pub fn piece(rows: usize, most: usize, row: usize) -> (usize, usize) {
     let mut first = 0;
-    for n in [12, 8, 4, 2, 1] {
+    for n in [12, 8, 6, 4, 3, 2, 1] {
         while n <= most && first + n <= rows {
             if row < first + n {
                 return (first, n);
@@ -425,7 +425,7 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
                 }
             )*};
         }
-        pieces!(12, 8, 4, 2, 1);
+        pieces!(12, 8, 6, 4, 3, 2, 1);
         from = to;
     }
 }
