@@ -25,6 +25,11 @@ unsafe impl Lines for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_codes(codes: Bytes, out: &mut [u8; 64]) {
+        *out = codes;
+    }
+
+    #[inline(always)]
     unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Bytes) -> Bytes {
         codes.map(|c| (c >> SHIFT) & ((1 << BITS) - 1))
     }
@@ -32,6 +37,15 @@ unsafe impl Lines for Portable {
     #[inline(always)]
     unsafe fn join<const SHIFT: u32>(low: Bytes, high: Bytes) -> Bytes {
         std::array::from_fn(|i| low[i] | high[i] << SHIFT)
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(codes: Bytes, half: i32, shift: u32, ratio: &[i16; 2 * TILE_ROWS]) -> Bytes {
+        std::array::from_fn(|i| {
+            let c = (i32::from(codes[i]) - half) << shift;
+            let product = c * i32::from(ratio[i / 2]);
+            ((((product >> 14) + 1) >> 1) + 128) as u8
+        })
     }
 
     #[inline(always)]
