@@ -28,6 +28,8 @@
 use super::autovec;
 use super::quant::{MAGIC, Quantizer, TILE_ROWS};
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -423,6 +425,20 @@ pub(crate) mod tiles {
         // SAFETY: the function's features are those of `Vnni`.
         unsafe { tiles_body::<x86::Vnni>(w, x, out) }
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon,dotprod")]
+    pub(crate) fn neon(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: the function's features are those of `Neon` without `I8MM`.
+        unsafe { tiles_body::<neon::Neon<false>>(w, x, out) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    pub(crate) fn neoni8mm(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: the function's features are those of `Neon` with `I8MM`.
+        unsafe { tiles_body::<neon::Neon<true>>(w, x, out) }
+    }
 }
 
 /// What rounding a row of activations found.
@@ -588,5 +604,10 @@ pub(crate) mod batch {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn avx512vnni() -> usize {
         super::x86::Vnni::BATCH
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn neon() -> usize {
+        super::neon::Neon::<false>::BATCH
     }
 }
