@@ -3,39 +3,84 @@
 //! The instructions for sums of products came after NEON itself, and their intrinsics are
 //! not stable in Rust, nor are those for f16 in the oldest Rust that this crate builds
 //! with: each stands here as one line of assembly.
+//!
+//! * Dot products take four columns at a time. Activations are loaded for four steps or
+//!   rows at once and picked by the instruction itself: a load that copies a number to
+//!   every lane takes a vector unit's time on most cores.
+//! * Matrix products take two rows of the tile, eight columns, and two rows of activations:
+//!   twice the products for the same time. Lines of four columns are zipped for them.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Lines, TILE_ROWS};
+use super::{AHEAD, Codes, Lines, TILE_ROWS, by_steps, open_line};
 
 /// Dot products (Armv8.4, and many cores of Armv8.2), with `I8MM` those of unsigned by
 /// signed numbers besides (Armv8.6). Without, codes of 8 bits go as signed ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Neon<const I8MM: bool>;
 
-/// `sums[i] + Σ a[4i + k] · b[4i + k]`, both signed.
+/// `sums[i] + Σ a[4i + k] · b[4 LANE + k]`, both signed.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn sdot(mut sums: int32x4_t, a: uint8x16_t, b: int8x16_t) -> int32x4_t {
+fn sdot<const LANE: usize>(mut sums: int32x4_t, a: uint8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers only; the function's features have the instruction.
     unsafe {
-        asm!("sdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) sums, in(vreg) a, in(vreg) b,
+        asm!("sdot {:v}.4s, {:v}.16b, {:v}.4b[{}]",
+            inout(vreg) sums, in(vreg) a, in(vreg) b, const LANE,
             options(pure, nomem, nostack, preserves_flags));
     }
     sums
 }
 
-/// `sums[i] + Σ a[4i + k] · b[4i + k]`, `a` unsigned and `b` signed.
+/// `sums[i] + Σ a[4i + k] · b[4 LANE + k]`, `a` unsigned and `b` signed.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
-fn usdot(mut sums: int32x4_t, a: uint8x16_t, b: int8x16_t) -> int32x4_t {
+fn usdot<const LANE: usize>(mut sums: int32x4_t, a: uint8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers only; the function's features have the instruction.
     unsafe {
-        asm!("usdot {:v}.4s, {:v}.16b, {:v}.16b", inout(vreg) sums, in(vreg) a, in(vreg) b,
+        asm!("usdot {:v}.4s, {:v}.16b, {:v}.4b[{}]",
+            inout(vreg) sums, in(vreg) a, in(vreg) b, const LANE,
             options(pure, nomem, nostack, preserves_flags));
     }
     sums
+}
+
+/// `sums[2i + j] + Σ a[8i + k] · b[8j + k]`, `a` unsigned and `b` signed.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+fn usmmla(mut sums: int32x4_t, a: uint8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: registers only; the function's features have the instruction.
+    unsafe {
+        asm!("usmmla {:v}.4s, {:v}.16b, {:v}.16b",
+            inout(vreg) sums, in(vreg) a, in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    sums
+}
+
+/// Four registers by the lane of `x`, which is a constant once loops are unrolled.
+// Written out, as `array::from_fn` is not always inlined before that.
+macro_rules! with_lane {
+    ($dot:ident, $lane:expr, $sums:expr, $codes:expr, $x:expr) => {{
+        let ([a, b, c, d], [e, f, g, h], x) = ($sums, $codes, $x);
+        macro_rules! four {
+            ($i:literal) => {
+                [
+                    $dot::<$i>(a, e, x),
+                    $dot::<$i>(b, f, x),
+                    $dot::<$i>(c, g, x),
+                    $dot::<$i>(d, h, x),
+                ]
+            };
+        }
+        match $lane {
+            0 => four!(0),
+            1 => four!(1),
+            2 => four!(2),
+            _ => four!(3),
+        }
+    }};
 }
 
 /// The values of f16 numbers.
@@ -53,28 +98,35 @@ fn from_f16(bits: uint16x8_t) -> [float32x4_t; 2] {
     [low, high]
 }
 
-// SAFETY: every instruction below needs NEON, `dotprod` or, with `I8MM`, `i8mm`, which
-// whoever calls `Lines` has; loads and stores are of the bytes that the trait states.
-unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
-    type Codes = [uint8x16_t; 4];
-    type Four = int8x16_t;
-    type Sums = [int32x4_t; 4];
-    type Floats = [float32x4_t; 4];
-    const SIGNED_8: bool = !I8MM;
-    // Integer sums of four rows fill half of the 32 registers.
-    const BATCH: usize = 4;
+/// A line, or two of them zipped: in each register eight columns of two rows.
+type Line<const N: usize> = [uint8x16_t; N];
 
+// SAFETY: every instruction below needs NEON at most, which every AArch64 CPU has; of the
+// bytes that the trait states a line is loaded, or two where there are two.
+unsafe impl<const N: usize> Codes for Line<N> {
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self::Codes {
-        // SAFETY: 64 bytes.
-        unsafe { std::array::from_fn(|i| vld1q_u8(at.add(16 * i))) }
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: 64 bytes, or 128.
+        unsafe {
+            std::array::from_fn(|i| {
+                if N == 4 {
+                    return vld1q_u8(at.add(16 * i));
+                }
+                let a = vld1q_u32(at.add(16 * (i / 2)).cast());
+                let b = vld1q_u32(at.add(16 * (i / 2) + 64).cast());
+                vreinterpretq_u8_u32(match i % 2 {
+                    0 => vzip1q_u32(a, b),
+                    _ => vzip2q_u32(a, b),
+                })
+            })
+        }
     }
 
     #[inline(always)]
-    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Self::Codes) -> Self::Codes {
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(self) -> Self {
         // SAFETY: see the impl.
         unsafe {
-            let down = codes.map(|c| match SHIFT {
+            let down = self.map(|c| match SHIFT {
                 0 => c,
                 1 => vshrq_n_u8::<1>(c),
                 2 => vshrq_n_u8::<2>(c),
@@ -93,22 +145,35 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     }
 
     #[inline(always)]
-    unsafe fn join<const SHIFT: u32>(low: Self::Codes, high: Self::Codes) -> Self::Codes {
-        // SAFETY: see the impl. The bits of `low` are below SHIFT, where they stay.
+    unsafe fn join<const SHIFT: u32>(self, high: Self) -> Self {
+        // SAFETY: see the impl. The bits of `self` are below SHIFT, where they stay.
         unsafe {
             std::array::from_fn(|i| match SHIFT {
-                2 => vsliq_n_u8::<2>(low[i], high[i]),
-                4 => vsliq_n_u8::<4>(low[i], high[i]),
-                6 => vsliq_n_u8::<6>(low[i], high[i]),
-                _ => vorrq_u8(low[i], vshlq_u8(high[i], vdupq_n_s8(SHIFT as i8))),
+                2 => vsliq_n_u8::<2>(self[i], high[i]),
+                4 => vsliq_n_u8::<4>(self[i], high[i]),
+                6 => vsliq_n_u8::<6>(self[i], high[i]),
+                _ => vorrq_u8(self[i], vshlq_u8(high[i], vdupq_n_s8(SHIFT as i8))),
             })
         }
     }
+}
+
+// SAFETY: every instruction below needs NEON, `dotprod` or, with `I8MM`, `i8mm`, which
+// whoever calls `Lines` has; loads and stores are of the bytes that the trait states.
+unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
+    type Codes = Line<4>;
+    /// Those of four steps or rows, and which are meant.
+    type Four = (int8x16_t, usize);
+    type Sums = [int32x4_t; 4];
+    type Floats = [float32x4_t; 4];
+    const SIGNED_8: bool = !I8MM;
+    // Integer sums of four rows fill half of the 32 registers.
+    const BATCH: usize = 4;
 
     #[inline(always)]
-    unsafe fn four(at: *const i8) -> int8x16_t {
-        // SAFETY: 4 bytes; the load needs no alignment.
-        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned())) }
+    unsafe fn four(block: *const i8, index: usize) -> Self::Four {
+        // SAFETY: a block has `8 NB` times 4 bytes, which is so many times 16.
+        unsafe { (vld1q_s8(block.add(index / 4 * 16)), index % 4) }
     }
 
     #[inline(always)]
@@ -118,20 +183,20 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     }
 
     #[inline(always)]
-    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, four: int8x16_t) -> Self::Sums {
+    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, (x, lane): Self::Four) -> Self::Sums {
         // SAFETY: see the impl. Codes of 7 bits are the same signed and unsigned.
-        unsafe { std::array::from_fn(|i| sdot(sums[i], codes[i], four)) }
+        unsafe { with_lane!(sdot, lane, sums, codes, x) }
     }
 
     #[inline(always)]
-    unsafe fn dot8(sums: Self::Sums, codes: Self::Codes, four: int8x16_t) -> Self::Sums {
+    unsafe fn dot8(sums: Self::Sums, codes: Self::Codes, (x, lane): Self::Four) -> Self::Sums {
         // SAFETY: see the impl.
         unsafe {
             if I8MM {
-                return std::array::from_fn(|i| usdot(sums[i], codes[i], four));
+                return with_lane!(usdot, lane, sums, codes, x);
             }
             let flip = vdupq_n_u8(128);
-            std::array::from_fn(|i| sdot(sums[i], veorq_u8(codes[i], flip), four))
+            Self::dot(sums, codes.map(|c| veorq_u8(c, flip)), (x, lane))
         }
     }
 
@@ -189,6 +254,83 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a prefetch of any address is allowed, and changes nothing. Its intrinsic
         // is not stable.
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags)) }
+        unsafe {
+            asm!("prfm pldl1keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags))
+        }
     }
+
+    #[inline(always)]
+    unsafe fn add_blocks<const BITS: u32, const NB: usize>(
+        sums: [Self::Sums; NB],
+        codes: *const u8,
+        xs: *const i8,
+        blocks: usize,
+    ) -> [Self::Sums; NB] {
+        // SAFETY: the caller's; `by_pairs` needs `i8mm`.
+        unsafe {
+            // Two rows are as fast by dot products, zipping being as much work as it saves;
+            // so are 6 bits, which leave too few registers. The planes of one bit of odd
+            // widths do not open to two lines.
+            if I8MM && NB == 4 && matches!(BITS, 2 | 4 | 8) {
+                by_matrices::<BITS, NB>(sums, codes, xs, blocks)
+            } else {
+                by_steps::<Self, BITS, NB>(sums, codes, xs, blocks)
+            }
+        }
+    }
+}
+
+/// Eight columns at a time by matrix products: of two rows of the tile and two of the four
+/// of the piece.
+#[inline(always)]
+unsafe fn by_matrices<const BITS: u32, const NB: usize>(
+    mut sums: [[int32x4_t; 4]; NB],
+    mut codes: *const u8,
+    mut xs: *const i8,
+    blocks: usize,
+) -> [[int32x4_t; 4]; NB] {
+    // SAFETY: the CPU has `i8mm`, and so many blocks are there (the caller's): of
+    // activations 128 bytes each.
+    unsafe {
+        // Sums of two rows of the piece as the products leave them: row r of the tile with
+        // both, then row r + 1.
+        let mut pairs = [[vdupq_n_s32(0); 8]; 2];
+        for (p, pair) in pairs.iter_mut().enumerate() {
+            for i in 0..4 {
+                pair[2 * i] = vzip1q_s32(sums[2 * p][i], sums[2 * p + 1][i]);
+                pair[2 * i + 1] = vzip2q_s32(sums[2 * p][i], sums[2 * p + 1][i]);
+            }
+        }
+        for _ in 0..blocks {
+            macro_rules! step {
+                ($s:literal) => {{
+                    let lines = open_line::<Line<8>, BITS, $s>(codes);
+                    let a = vld1q_s32(xs.add(16 * $s).cast());
+                    let b = vld1q_s32(xs.add(16 * $s + 16).cast());
+                    let x = [vzip1q_s32(a, b), vzip2q_s32(a, b)];
+                    let x = x.map(|x| vreinterpretq_s8_s32(x));
+                    for i in 0..8 {
+                        pairs[0][i] = usmmla(pairs[0][i], lines[i], x[0]);
+                        pairs[1][i] = usmmla(pairs[1][i], lines[i], x[1]);
+                    }
+                }};
+            }
+            for line in 0..BITS as usize {
+                <Neon<true>>::prefetch(codes.wrapping_add(AHEAD + 64 * line));
+            }
+            step!(0);
+            step!(2);
+            step!(4);
+            step!(6);
+            codes = codes.add(64 * BITS as usize);
+            xs = xs.add(128);
+        }
+        for (p, pair) in pairs.iter().enumerate() {
+            for i in 0..4 {
+                sums[2 * p][i] = vuzp1q_s32(pair[2 * i], pair[2 * i + 1]);
+                sums[2 * p + 1][i] = vuzp2q_s32(pair[2 * i], pair[2 * i + 1]);
+            }
+        }
+    }
+    sums
 }
