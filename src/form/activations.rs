@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use super::product::{Product, run_workers};
-use crate::error::Result;
 use crate::kernel::dot::{Activations, Rounded, Rounding};
 
 /// Memory of rounded activations, kept with the scratch.
@@ -43,7 +42,7 @@ impl Rounder {
         digits: usize,
         half: i32,
         product: &Product<'_>,
-    ) -> Result<Option<Rounded>> {
+    ) -> Option<Rounded> {
         let kernels = product.kernels;
         let (batch, most) = (x.len() / width, kernels.dot_batch());
         let rows = batch * digits;
@@ -65,7 +64,7 @@ impl Rounder {
             n if n < SMALL || digits > 1 => 1,
             n => product.workers(n as u64 * 64).min(rows.div_ceil(at_once)),
         };
-        run_workers(workers, || {
+        let done = run_workers(workers, || {
             loop {
                 let next = pieces.lock().unwrap_or_else(|e| e.into_inner()).next();
                 let Some((i, (((codes, scales), offsets), found))) = next else {
@@ -73,22 +72,18 @@ impl Rounder {
                 };
                 let mut to = Rounding {
                     group,
-                    cols: padded,
+                    width: cols,
                     digits,
                     half,
-                    rows: codes.len() / padded,
                     most,
                     codes,
                     scales,
                     offsets,
                 };
-                for (row, found) in found.iter_mut().enumerate() {
-                    let b = i * at_once / digits + row;
-                    let x = &x[b * width + from..][..cols];
-                    *found = kernels.round_activations(x, row * digits, &mut to);
-                }
+                let x = &x[i * at_once / digits * width + from..];
+                kernels.round_activations(x, width, &mut to, found);
             }
-        })?;
+        });
         let mut all = Rounded {
             finite: true,
             ..Rounded::default()
@@ -99,7 +94,7 @@ impl Rounder {
             all.energy += found.energy;
         }
         (self.rows, self.cols, self.group) = (rows, padded, group);
-        Ok(all.finite.then_some(all))
+        (done.is_ok() && all.finite).then_some(all)
     }
 
     /// What was rounded last.

@@ -27,10 +27,13 @@ pub struct Scratch {
     pub panel: Vec<f32>,
     /// Decoded positions.
     pub positions: Vec<u32>,
-    /// Activations as integers: of most columns, and of those past a multiple of 32.
-    pub rounded: [Rounder; 2],
+    /// Activations as integers: of most columns, of those past a multiple of 32, and of most
+    /// columns in wider groups.
+    pub rounded: [Rounder; 3],
     /// A tile whose codes were opened, and its scales.
     pub(super) opened: [Vec<u8>; 2],
+    /// The same with int8 codes and scales for wider groups.
+    pub(super) narrowed: [Vec<u8>; 2],
     /// Sums of tiles.
     pub(super) sums: Vec<[f32; TILE_ROWS]>,
     /// For a nested form.
@@ -60,6 +63,7 @@ impl Scratch {
             + 4 * (self.floats.capacity() + self.out.capacity() + self.panel.capacity())
             + 4 * self.positions.capacity()
             + self.opened.iter().map(Vec::capacity).sum::<usize>()
+            + self.narrowed.iter().map(Vec::capacity).sum::<usize>()
             + self.rounded.iter().map(Rounder::held_bytes).sum::<usize>()
             + size_of::<[f32; TILE_ROWS]>() * self.sums.capacity()
             + self.nested.as_ref().map_or(0, |n| n.held_bytes())

@@ -59,8 +59,7 @@ fn usmmla(mut sums: int32x4_t, a: uint8x16_t, b: int8x16_t) -> int32x4_t {
     sums
 }
 
-/// Four registers by the lane of `x`, which is a constant once loops are unrolled.
-// Written out, as `array::from_fn` is not always inlined before that.
+/// Four registers by the lane of `x`, which is a constant once all is inlined.
 macro_rules! with_lane {
     ($dot:ident, $lane:expr, $sums:expr, $codes:expr, $x:expr) => {{
         let ([a, b, c, d], [e, f, g, h], x) = ($sums, $codes, $x);
@@ -108,17 +107,21 @@ unsafe impl<const N: usize> Codes for Line<N> {
     unsafe fn load(at: *const u8) -> Self {
         // SAFETY: 64 bytes, or 128.
         unsafe {
-            std::array::from_fn(|i| {
-                if N == 4 {
-                    return vld1q_u8(at.add(16 * i));
+            // Loops, not closures: those are not always inlined.
+            let mut out = [vdupq_n_u8(0); N];
+            if N == 4 {
+                for i in 0..4 {
+                    out[i] = vld1q_u8(at.add(16 * i));
                 }
-                let a = vld1q_u32(at.add(16 * (i / 2)).cast());
-                let b = vld1q_u32(at.add(16 * (i / 2) + 64).cast());
-                vreinterpretq_u8_u32(match i % 2 {
-                    0 => vzip1q_u32(a, b),
-                    _ => vzip2q_u32(a, b),
-                })
-            })
+            } else {
+                for i in 0..4 {
+                    let a = vld1q_u32(at.add(16 * i).cast());
+                    let b = vld1q_u32(at.add(64 + 16 * i).cast());
+                    out[2 * i] = vreinterpretq_u8_u32(vzip1q_u32(a, b));
+                    out[2 * i + 1] = vreinterpretq_u8_u32(vzip2q_u32(a, b));
+                }
+            }
+            out
         }
     }
 
@@ -126,21 +129,25 @@ unsafe impl<const N: usize> Codes for Line<N> {
     unsafe fn field<const BITS: u32, const SHIFT: u32>(self) -> Self {
         // SAFETY: see the impl.
         unsafe {
-            let down = self.map(|c| match SHIFT {
-                0 => c,
-                1 => vshrq_n_u8::<1>(c),
-                2 => vshrq_n_u8::<2>(c),
-                3 => vshrq_n_u8::<3>(c),
-                4 => vshrq_n_u8::<4>(c),
-                5 => vshrq_n_u8::<5>(c),
-                6 => vshrq_n_u8::<6>(c),
-                _ => vshrq_n_u8::<7>(c),
-            });
-            if BITS + SHIFT == 8 {
-                return down;
-            }
             let mask = vdupq_n_u8((1u8 << BITS).wrapping_sub(1));
-            down.map(|c| vandq_u8(c, mask))
+            let mut out = self;
+            for c in &mut out {
+                let down = match SHIFT {
+                    0 => *c,
+                    1 => vshrq_n_u8::<1>(*c),
+                    2 => vshrq_n_u8::<2>(*c),
+                    3 => vshrq_n_u8::<3>(*c),
+                    4 => vshrq_n_u8::<4>(*c),
+                    5 => vshrq_n_u8::<5>(*c),
+                    6 => vshrq_n_u8::<6>(*c),
+                    _ => vshrq_n_u8::<7>(*c),
+                };
+                *c = match BITS + SHIFT {
+                    8 => down,
+                    _ => vandq_u8(down, mask),
+                };
+            }
+            out
         }
     }
 
@@ -148,12 +155,16 @@ unsafe impl<const N: usize> Codes for Line<N> {
     unsafe fn join<const SHIFT: u32>(self, high: Self) -> Self {
         // SAFETY: see the impl. The bits of `self` are below SHIFT, where they stay.
         unsafe {
-            std::array::from_fn(|i| match SHIFT {
-                2 => vsliq_n_u8::<2>(self[i], high[i]),
-                4 => vsliq_n_u8::<4>(self[i], high[i]),
-                6 => vsliq_n_u8::<6>(self[i], high[i]),
-                _ => vorrq_u8(self[i], vshlq_u8(high[i], vdupq_n_s8(SHIFT as i8))),
-            })
+            let mut out = self;
+            for (low, high) in out.iter_mut().zip(high) {
+                *low = match SHIFT {
+                    2 => vsliq_n_u8::<2>(*low, high),
+                    4 => vsliq_n_u8::<4>(*low, high),
+                    6 => vsliq_n_u8::<6>(*low, high),
+                    _ => vorrq_u8(*low, vshlq_u8(high, vdupq_n_s8(SHIFT as i8))),
+                };
+            }
+            out
         }
     }
 }
@@ -169,6 +180,43 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     const SIGNED_8: bool = !I8MM;
     // Integer sums of four rows fill half of the 32 registers.
     const BATCH: usize = 4;
+
+    #[inline(always)]
+    unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe {
+            for i in 0..4 {
+                vst1q_u8(out.as_mut_ptr().add(16 * i), codes[i]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(
+        codes: Self::Codes,
+        half: i32,
+        shift: u32,
+        ratio: &[i16; 2 * TILE_ROWS],
+    ) -> Self::Codes {
+        // SAFETY: see the impl. Two rows at a time as 16-bit numbers: a register of ratios
+        // has each row's twice, and is doubled again.
+        unsafe {
+            let (half, shift) = (vdupq_n_u8(half as u8), vdupq_n_s16(shift as i16));
+            let flip = vdupq_n_u8(128);
+            let mut out = codes;
+            for i in 0..4 {
+                let ratio = vld1q_s16(ratio.as_ptr().add(8 * i));
+                let c = vreinterpretq_s8_u8(vsubq_u8(codes[i], half));
+                let low = vshlq_s16(vmovl_s8(vget_low_s8(c)), shift);
+                let high = vshlq_s16(vmovl_high_s8(c), shift);
+                let low = vqrdmulhq_s16(low, vzip1q_s16(ratio, ratio));
+                let high = vqrdmulhq_s16(high, vzip2q_s16(ratio, ratio));
+                let both = vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+                out[i] = veorq_u8(vreinterpretq_u8_s8(both), flip);
+            }
+            out
+        }
+    }
 
     #[inline(always)]
     unsafe fn four(block: *const i8, index: usize) -> Self::Four {
@@ -195,15 +243,24 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
             if I8MM {
                 return with_lane!(usdot, lane, sums, codes, x);
             }
-            let flip = vdupq_n_u8(128);
-            Self::dot(sums, codes.map(|c| veorq_u8(c, flip)), (x, lane))
+            let mut signed = codes;
+            for c in &mut signed {
+                *c = veorq_u8(*c, vdupq_n_u8(128));
+            }
+            Self::dot(sums, signed, (x, lane))
         }
     }
 
     #[inline(always)]
     unsafe fn to_floats(sums: Self::Sums) -> Self::Floats {
         // SAFETY: see the impl.
-        unsafe { sums.map(|s| vcvtq_f32_s32(s)) }
+        unsafe {
+            let mut out = [vdupq_n_f32(0.0); 4];
+            for i in 0..4 {
+                out[i] = vcvtq_f32_s32(sums[i]);
+            }
+            out
+        }
     }
 
     #[inline(always)]
@@ -225,19 +282,37 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     #[inline(always)]
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats {
         // SAFETY: see the impl.
-        unsafe { std::array::from_fn(|i| vmulq_f32(a[i], b[i])) }
+        unsafe {
+            let mut out = a;
+            for i in 0..4 {
+                out[i] = vmulq_f32(a[i], b[i]);
+            }
+            out
+        }
     }
 
     #[inline(always)]
     unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
         // SAFETY: see the impl.
-        unsafe { std::array::from_fn(|i| vfmaq_f32(c[i], a[i], b[i])) }
+        unsafe {
+            let mut out = c;
+            for i in 0..4 {
+                out[i] = vfmaq_f32(c[i], a[i], b[i]);
+            }
+            out
+        }
     }
 
     #[inline(always)]
     unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> Self::Floats {
         // SAFETY: `from` is 64 bytes.
-        unsafe { std::array::from_fn(|i| vld1q_f32(from.as_ptr().add(4 * i))) }
+        unsafe {
+            let mut out = [vdupq_n_f32(0.0); 4];
+            for i in 0..4 {
+                out[i] = vld1q_f32(from.as_ptr().add(4 * i));
+            }
+            out
+        }
     }
 
     #[inline(always)]
@@ -266,7 +341,7 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
         xs: *const i8,
         blocks: usize,
     ) -> [Self::Sums; NB] {
-        // SAFETY: the caller's; `by_pairs` needs `i8mm`.
+        // SAFETY: the caller's; `by_matrices` needs `i8mm`.
         unsafe {
             // Two rows are as fast by dot products, zipping being as much work as it saves;
             // so are 6 bits, which leave too few registers. The planes of one bit of odd
@@ -307,11 +382,11 @@ unsafe fn by_matrices<const BITS: u32, const NB: usize>(
                     let lines = open_line::<Line<8>, BITS, $s>(codes);
                     let a = vld1q_s32(xs.add(16 * $s).cast());
                     let b = vld1q_s32(xs.add(16 * $s + 16).cast());
-                    let x = [vzip1q_s32(a, b), vzip2q_s32(a, b)];
-                    let x = x.map(|x| vreinterpretq_s8_s32(x));
+                    let first = vreinterpretq_s8_s32(vzip1q_s32(a, b));
+                    let second = vreinterpretq_s8_s32(vzip2q_s32(a, b));
                     for i in 0..8 {
-                        pairs[0][i] = usmmla(pairs[0][i], lines[i], x[0]);
-                        pairs[1][i] = usmmla(pairs[1][i], lines[i], x[1]);
+                        pairs[0][i] = usmmla(pairs[0][i], lines[i], first);
+                        pairs[1][i] = usmmla(pairs[1][i], lines[i], second);
                     }
                 }};
             }

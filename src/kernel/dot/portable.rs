@@ -38,6 +38,20 @@ unsafe impl Lines for Portable {
     const BATCH: usize = 4;
 
     #[inline(always)]
+    unsafe fn store_codes(codes: Bytes, out: &mut [u8; 64]) {
+        *out = codes;
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(codes: Bytes, half: i32, shift: u32, ratio: &[i16; 2 * TILE_ROWS]) -> Bytes {
+        std::array::from_fn(|i| {
+            let c = (i32::from(codes[i]) - half) << shift;
+            let product = c * i32::from(ratio[i / 2]);
+            ((((product >> 14) + 1) >> 1) + 128) as u8
+        })
+    }
+
+    #[inline(always)]
     unsafe fn four(block: *const i8, index: usize) -> [i8; 4] {
         // SAFETY: 4 bytes are there (the trait's rule).
         unsafe { block.add(4 * index).cast::<[i8; 4]>().read_unaligned() }

@@ -23,7 +23,10 @@ unsafe impl Codes for [__m256i; 2] {
         unsafe {
             let mask = _mm256_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
             let shift = _mm_cvtsi32_si128(SHIFT as i32);
-            self.map(|c| _mm256_and_si256(_mm256_srl_epi16(c, shift), mask))
+            [
+                _mm256_and_si256(_mm256_srl_epi16(self[0], shift), mask),
+                _mm256_and_si256(_mm256_srl_epi16(self[1], shift), mask),
+            ]
         }
     }
 
@@ -32,10 +35,9 @@ unsafe impl Codes for [__m256i; 2] {
         // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
         unsafe {
             let shift = _mm_cvtsi32_si128(SHIFT as i32);
-            let up = high.map(|h| _mm256_sll_epi16(h, shift));
             [
-                _mm256_or_si256(self[0], up[0]),
-                _mm256_or_si256(self[1], up[1]),
+                _mm256_or_si256(self[0], _mm256_sll_epi16(high[0], shift)),
+                _mm256_or_si256(self[1], _mm256_sll_epi16(high[1], shift)),
             ]
         }
     }
@@ -56,6 +58,45 @@ unsafe impl Lines for Avx2 {
     const BATCH: usize = 4;
 
     #[inline(always)]
+    unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), codes[0]);
+            _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), codes[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(
+        codes: Self::Codes,
+        half: i32,
+        shift: u32,
+        ratio: &[i16; 2 * TILE_ROWS],
+    ) -> Self::Codes {
+        // SAFETY: see the impl. Bytes of even and odd places as 16-bit numbers, the code in
+        // the high byte, moved down to where it stands shifted by `shift`.
+        unsafe {
+            let down = _mm_cvtsi32_si128(8 - shift as i32);
+            let (half, flip) = (_mm256_set1_epi8(half as i8), _mm256_set1_epi8(-128));
+            let high = _mm256_set1_epi16(0xff00u16 as i16);
+            // Loops, not closures: those are not always inlined, and out of line they lose
+            // the instruction set.
+            let mut out = codes;
+            for i in 0..2 {
+                let ratio = _mm256_loadu_si256(ratio.as_ptr().add(16 * i).cast());
+                let c = _mm256_sub_epi8(codes[i], half);
+                let even = _mm256_sra_epi16(_mm256_slli_epi16::<8>(c), down);
+                let odd = _mm256_sra_epi16(_mm256_and_si256(c, high), down);
+                let even = _mm256_mulhrs_epi16(even, ratio);
+                let odd = _mm256_slli_epi16::<8>(_mm256_mulhrs_epi16(odd, ratio));
+                let both = _mm256_or_si256(_mm256_andnot_si256(high, even), odd);
+                out[i] = _mm256_xor_si256(both, flip);
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
     unsafe fn four(block: *const i8, index: usize) -> Self::Four {
         // SAFETY: 4 bytes.
         unsafe { _mm256_set1_epi32(block.add(4 * index).cast::<i32>().read_unaligned()) }
@@ -72,10 +113,12 @@ unsafe impl Lines for Avx2 {
         // SAFETY: see the impl. Pairs reach 2·127·127 < 2^15: nothing saturates.
         unsafe {
             let ones = _mm256_set1_epi16(1);
-            std::array::from_fn(|i| {
+            let mut out = sums;
+            for i in 0..2 {
                 let pairs = _mm256_maddubs_epi16(codes[i], four);
-                _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones))
-            })
+                out[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
+            }
+            out
         }
     }
 
@@ -86,18 +129,20 @@ unsafe impl Lines for Avx2 {
         unsafe {
             let ones = _mm256_set1_epi16(1);
             let flip = _mm256_set1_epi8(-128);
-            std::array::from_fn(|i| {
+            let mut out = sums;
+            for i in 0..2 {
                 let c = _mm256_xor_si256(codes[i], flip);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(four, c));
-                _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones))
-            })
+                out[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
+            }
+            out
         }
     }
 
     #[inline(always)]
     unsafe fn to_floats(sums: Self::Sums) -> Self::Floats {
         // SAFETY: see the impl.
-        unsafe { sums.map(|s| _mm256_cvtepi32_ps(s)) }
+        unsafe { [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])] }
     }
 
     #[inline(always)]
@@ -202,6 +247,34 @@ unsafe impl Lines for Vnni {
     type Floats = __m512;
     const SIGNED_8: bool = false;
     const BATCH: usize = 12;
+
+    #[inline(always)]
+    unsafe fn store_codes(codes: __m512i, out: &mut [u8; 64]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) }
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(
+        codes: __m512i,
+        half: i32,
+        shift: u32,
+        ratio: &[i16; 2 * TILE_ROWS],
+    ) -> __m512i {
+        // SAFETY: see the impl. As for AVX2.
+        unsafe {
+            let down = _mm_cvtsi32_si128(8 - shift as i32);
+            let high = _mm512_set1_epi16(0xff00u16 as i16);
+            let ratio = _mm512_loadu_si512(ratio.as_ptr().cast());
+            let c = _mm512_sub_epi8(codes, _mm512_set1_epi8(half as i8));
+            let even = _mm512_sra_epi16(_mm512_slli_epi16::<8>(c), down);
+            let odd = _mm512_sra_epi16(_mm512_and_si512(c, high), down);
+            let even = _mm512_mulhrs_epi16(even, ratio);
+            let odd = _mm512_slli_epi16::<8>(_mm512_mulhrs_epi16(odd, ratio));
+            let both = _mm512_or_si512(_mm512_andnot_si512(high, even), odd);
+            _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+        }
+    }
 
     #[inline(always)]
     unsafe fn four(block: *const i8, index: usize) -> __m512i {
