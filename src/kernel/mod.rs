@@ -66,19 +66,22 @@ pub enum Isa {
     Avx512Vnni,
     /// x86-64 with AVX-512 BF16 besides (Zen 4, Sapphire Rapids).
     Avx512Bf16,
-    /// AArch64 with dot products and int8 matrix products (Armv8.6).
+    /// AArch64 with dot products of int8 (Armv8.4, and many cores of Armv8.2).
     Neon,
+    /// AArch64 with int8 matrix products besides (Armv8.6).
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set, best last.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
         Self::Neon,
+        Self::NeonI8mm,
     ];
 
     /// Lower-case name, as `CORTEX_DISABLE_CPU` takes it.
@@ -90,7 +93,25 @@ impl Isa {
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Neon => "neon",
+            Self::NeonI8mm => "neoni8mm",
         }
+    }
+
+    /// The set that this one adds to; what is taken away takes with it all that add to it.
+    pub fn base(self) -> Option<Self> {
+        match self {
+            Self::Portable => None,
+            Self::Avx2 | Self::Neon => Some(Self::Portable),
+            Self::Avx512 => Some(Self::Avx2),
+            Self::Avx512Vnni => Some(Self::Avx512),
+            Self::Avx512Bf16 => Some(Self::Avx512Vnni),
+            Self::NeonI8mm => Some(Self::Neon),
+        }
+    }
+
+    /// Whether this set is `other` or adds to it.
+    pub fn includes(self, other: Self) -> bool {
+        self == other || self.base().is_some_and(|b| b.includes(other))
     }
 
     /// Whether this CPU has it.
@@ -113,7 +134,7 @@ impl Isa {
                         && all!("avx512bitalg", "avx512vpopcntdq", "gfni")
                 }
                 Self::Avx512Bf16 => Self::Avx512Vnni.detected() && all!("avx512bf16"),
-                Self::Neon => false,
+                Self::Neon | Self::NeonI8mm => false,
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -121,7 +142,8 @@ impl Isa {
             use std::arch::is_aarch64_feature_detected as has;
             match self {
                 Self::Portable => true,
-                Self::Neon => has!("neon") && has!("dotprod") && has!("i8mm"),
+                Self::Neon => has!("neon") && has!("dotprod"),
+                Self::NeonI8mm => Self::Neon.detected() && has!("i8mm"),
                 _ => false,
             }
         }
@@ -141,12 +163,7 @@ pub fn disabled() -> (Vec<Isa>, Vec<String>) {
     for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
         match Isa::ALL.into_iter().find(|i| i.name() == word) {
             Some(Isa::Portable) | None => unknown.push(word.to_owned()),
-            Some(Isa::Neon) => off.push(Isa::Neon),
-            Some(first) => off.extend(
-                Isa::ALL
-                    .into_iter()
-                    .filter(|i| (first..Isa::Neon).contains(i)),
-            ),
+            Some(first) => off.extend(Isa::ALL.into_iter().filter(|i| i.includes(first))),
         }
     }
     (off, unknown)
@@ -176,7 +193,8 @@ macro_rules! kernels {
         [$portable:path, $avx2:path, $avx512:path];)*
      then avx512vnni {$($vnni:ident = $vnni_path:path;)*}
      then avx512bf16 {$($bf16:ident = $bf16_path:path;)*}
-     then neon {$($neon:ident = $neon_path:path;)*}) => {
+     then neon {$($neon:ident = $neon_path:path;)*}
+     then neoni8mm {$($i8mm:ident = $i8mm_path:path;)*}) => {
         /// The inner loops for one instruction set; see the [module](self).
         #[allow(missing_debug_implementations)]
         pub struct KernelSet {
@@ -214,9 +232,12 @@ macro_rules! kernels {
             KernelSet { isa: Isa::Avx512Bf16, $($bf16: $bf16_path,)* ..AVX512VNNI },
         ];
         #[cfg(target_arch = "aarch64")]
-        static SETS: [KernelSet; 2] = [
+        const NEON: KernelSet = KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE };
+        #[cfg(target_arch = "aarch64")]
+        static SETS: [KernelSet; 3] = [
             PORTABLE,
-            KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE },
+            NEON,
+            KernelSet { isa: Isa::NeonI8mm, $($i8mm: $i8mm_path,)* ..NEON },
         ];
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         static SETS: [KernelSet; 1] = [PORTABLE];
@@ -402,5 +423,12 @@ kernels! {
         dot_tiles = dot::tiles::avx512vnni;
     }
     then avx512bf16 {}
-    then neon {}
+    then neon {
+        dot_batch = dot::batch::neon;
+        dot_narrow = dot::narrow::neon;
+        dot_tiles = dot::tiles::neon;
+    }
+    then neoni8mm {
+        dot_tiles = dot::tiles::neoni8mm;
+    }
 }
