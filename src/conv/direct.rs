@@ -46,6 +46,10 @@ const WORKER_BYTES: usize = 768 << 10;
 /// Bytes of sums and samples of one thread below which fewer threads are used.
 const LEAST_BYTES: usize = 64 << 10;
 
+/// One weight in so many: from there on those that are 0 are left out. A row by itself is
+/// multiplied at not quite half the rate of eight.
+const FEW: u64 = 3;
+
 /// Multiplications that are worth the hand-over of a task.
 const TASK_MACS: usize = 1 << 18;
 
@@ -146,8 +150,28 @@ struct Plan {
 struct Window<'a> {
     weights: &'a [f32],
     rows: Range<usize>,
-    /// Whether what it adds to has been written before.
-    later: bool,
+    /// The weights that are not 0, if few are.
+    few: Option<Few<'a>>,
+    /// Whether other windows add to the same outputs.
+    shared: bool,
+}
+
+/// Columns of the weights that are not 0, row by row.
+struct Few<'a> {
+    starts: Vec<usize>,
+    cols: &'a [u32],
+}
+
+/// What a thread keeps from one group to the next in one phase of a task.
+#[derive(Default)]
+struct Held {
+    /// Taps of a block of planes.
+    taps: Vec<Tap>,
+    /// Whether the lines are 0 where padding is.
+    clean: bool,
+    /// Taps of a row whose weights are not 0, and how far each row has come.
+    some: Vec<Tap>,
+    nexts: Vec<Range<usize>>,
 }
 
 /// Part of an output: some planes of one image, and neighbouring positions of them.
@@ -170,7 +194,11 @@ pub(super) fn run(
     y: &mut [f32],
 ) -> Result<()> {
     let (inputs, outputs) = (shape.group_inputs(), shape.group_outputs());
-    let input = (shape.channels, [shape.height.input, shape.width.input], inputs);
+    let input = (
+        shape.channels,
+        [shape.height.input, shape.width.input],
+        inputs,
+    );
     let output = (
         shape.out_channels,
         [shape.height.output, shape.width.output],
@@ -204,9 +232,6 @@ pub(super) fn run(
         workers,
     };
     direct.prepare();
-    if !direct.covered {
-        y.fill(0.0);
-    }
     direct.run(form, y)
 }
 
@@ -236,10 +261,12 @@ impl Direct<'_> {
                 for x in &xs {
                     let outputs = [y.outputs, x.outputs];
                     let size = [0, 1].map(|i| tile[i].min(outputs[i]));
-                    let taps = |t: &usize| x.taps.iter().map({
-                        let row = t * across;
-                        move |u| row + u
-                    });
+                    let taps = |t: &usize| {
+                        x.taps.iter().map({
+                            let row = t * across;
+                            move |u| row + u
+                        })
+                    };
                     self.phases.push(Phase {
                         first: [y.first, x.first],
                         every: [y.every, x.every],
@@ -268,7 +295,11 @@ impl Direct<'_> {
             bands.saturating_mul(images)
         };
         // Enough tasks to even out the end.
-        let enough = if self.workers == 1 { 1 } else { 4 * self.workers };
+        let enough = if self.workers == 1 {
+            1
+        } else {
+            4 * self.workers
+        };
         while bands(tile).saturating_mul(self.y_planes.div_ceil(rows)) < enough {
             if rows > 64 {
                 rows = rows.div_ceil(2);
@@ -305,19 +336,36 @@ impl Direct<'_> {
         let cost = |rows: usize| form.scratch_for(rows);
         let least = form.least_rows().clamp(1, all);
         let mut unit = form.row_unit().clamp(least, all);
-        while unit > least && (unit * cols * 4 > share || cost(unit) > share / 2) {
+        // Forms that count few products have few weights, or other ways to multiply.
+        let sparse = self.direction == Direction::Forward
+            && form.matmul_macs() < (all as u64).saturating_mul(cols as u64) / FEW
+            && u32::try_from(cols).is_ok();
+        let row = cols * 4 + if sparse { cols * 4 / FEW as usize } else { 0 };
+        while unit > least && (unit * row > share || cost(unit) > share / 2) {
             unit = (unit / 2).max(least);
         }
-        let window = (share / (unit * cols * 4)).max(1).saturating_mul(unit);
+        let window = (share / (unit * row)).max(1).saturating_mul(unit);
+        let shared = self.direction == Direction::Backward && window < all;
+        if shared || !self.covered {
+            y.fill(0.0);
+        }
         let mut store = Scratch::lease();
+        let Scratch {
+            floats, positions, ..
+        } = &mut *store;
         for first in (0..all).step_by(window) {
             let rows = first..all.min(first.saturating_add(window));
-            let weights = room(&mut store.floats, rows.len() * cols);
-            decode(form, self.product, self.workers, unit, rows.clone(), weights)?;
+            let weights = room(floats, rows.len() * cols);
+            let product = self.product;
+            decode(form, product, self.workers, unit, rows.clone(), weights)?;
             let window = Window {
                 weights,
                 rows,
-                later: first > 0,
+                few: match sparse {
+                    true => find_few(weights, cols, positions, self.workers)?,
+                    false => None,
+                },
+                shared,
             };
             self.window(&window, y)?;
         }
@@ -344,7 +392,9 @@ impl Direct<'_> {
             false => tile[1].saturating_mul(every(1)).min(width),
         };
         let tasks = Tasks {
-            images: y.chunks_exact_mut(self.y_planes * height * width).enumerate(),
+            images: y
+                .chunks_exact_mut(self.y_planes * height * width)
+                .enumerate(),
             image: 0,
             planes,
             left: &mut [],
@@ -376,7 +426,7 @@ impl Direct<'_> {
             part if part < width => left..left + part,
             _ => 0..width,
         };
-        let mut taps = Vec::new();
+        let mut held = Held::default();
         for phase in &self.phases {
             let [y, x] = [(0, &rows), (1, &cols)].map(|(i, range)| {
                 let place = |n: usize| n.saturating_sub(phase.first[i]).div_ceil(phase.every[i]);
@@ -392,12 +442,13 @@ impl Direct<'_> {
                 runs: Runs::new(&layout),
                 origin: [y.start, x.start],
             };
-            taps.clear();
+            held.taps.clear();
+            held.clean = false;
             let mut first = task.planes.start;
             while first < task.planes.end {
                 let group = first / self.group_y;
                 let end = task.planes.end.min((group + 1) * self.group_y);
-                self.group(window, &area, &mut task, first..end, &mut taps, scratch);
+                self.group(window, &area, &mut task, first..end, &mut held, scratch);
                 first = end;
             }
         }
@@ -411,7 +462,7 @@ impl Direct<'_> {
         area: &Area<'_>,
         task: &mut Task<'_>,
         planes: Range<usize>,
-        taps: &mut Vec<Tap>,
+        held: &mut Held,
         scratch: &mut Scratch,
     ) {
         let (layout, runs) = (&area.layout, area.runs);
@@ -421,7 +472,12 @@ impl Direct<'_> {
         let (first, y_step, x_step, inputs) = match self.direction {
             Direction::Forward => {
                 let inputs = group * self.group_x..(group + 1) * self.group_x;
-                ((planes.start - window.rows.start) * cols, cols, kernel, inputs)
+                (
+                    (planes.start - window.rows.start) * cols,
+                    cols,
+                    kernel,
+                    inputs,
+                )
             }
             Direction::Backward => {
                 let inputs = (group * self.group_x).max(window.rows.start)
@@ -434,17 +490,26 @@ impl Direct<'_> {
         let Scratch { floats, out, .. } = scratch;
         let sums = room(out, planes.len() * runs.len);
         let local = planes.start - task.planes.start;
-        if window.later {
+        if window.shared {
             for (r, sums) in sums.chunks_exact_mut(runs.len).enumerate() {
                 self.read(area, task.at, task.panel.row_mut(local + r), sums);
             }
-        } else {
-            sums.fill(0.0);
+        }
+        if let Some(few) = &window.few {
+            held.nexts.clear();
+            let rows = planes.start - window.rows.start..planes.end - window.rows.start;
+            held.nexts
+                .extend(rows.map(|r| few.starts[r]..few.starts[r + 1]));
         }
         let x_len = self.x_plane[0] * self.x_plane[1];
         let image = &self.x[task.image * self.x_planes * x_len..][..self.x_planes * x_len];
         let in_place = area.phase.lines.in_place;
         let block = self.plan.planes;
+        if !in_place && !held.clean {
+            room(floats, block * layout.plane).fill(0.0);
+            held.clean = true;
+        }
+        let mut add = window.shared;
         for start in inputs.clone().step_by(block) {
             let some = block.min(inputs.end - start);
             let image = &image[start * x_len..(start + some) * x_len];
@@ -459,36 +524,31 @@ impl Direct<'_> {
                     &*lines
                 }
             };
+            let before = (start - inputs.start) * x_step;
             let weights = Weights {
-                data: &window.weights[first + (start - inputs.start) * x_step..],
+                data: &window.weights[first + before..],
                 rows: planes.len(),
                 stride: y_step,
             };
-            let tap = |t: usize| {
-                let (plane, t) = (t / area.phase.taps.len(), t % area.phase.taps.len());
-                Tap {
-                    weight: plane * x_step + area.phase.taps[t],
-                    sample: plane * layout.plane + layout.sample(t),
-                }
-            };
             // A kernel of many taps is taken in parts; of few, all blocks have the same.
-            let all = some * area.phase.taps.len();
-            for from in (0..all).step_by(2 * TAPS) {
-                let n = (all - from).min(2 * TAPS);
-                if taps.len() < n || area.phase.taps.len() > 2 * TAPS {
-                    taps.clear();
-                    taps.extend((from..from + n).map(tap));
+            let kernel = area.phase.taps.len();
+            for from in (0..some * kernel).step_by(2 * TAPS) {
+                let n = (some * kernel - from).min(2 * TAPS);
+                if held.taps.len() < n || kernel > 2 * TAPS {
+                    held.taps.clear();
+                    held.taps.extend((from..from + n).map(|t| Tap {
+                        weight: t / kernel * x_step + area.phase.taps[t % kernel],
+                        sample: t / kernel * layout.plane + layout.sample(t % kernel),
+                    }));
                 }
-                for run in 0..runs.count {
-                    self.product.kernels.conv_sum(
-                        &weights,
-                        &taps[..n],
-                        &samples[run * layout.pitch..],
-                        &mut sums[run * runs.width..],
-                        runs.len,
-                        runs.width,
-                    );
+                match &window.few {
+                    None => self.sum(&weights, &held.taps[..n], area, samples, sums, add),
+                    Some(few) => {
+                        let block = before + from..before + from + n;
+                        self.sum_few(few, block, &weights, held, area, samples, sums, add);
+                    }
                 }
+                add = true;
             }
         }
         for (r, sums) in sums.chunks_exact(runs.len).enumerate() {
@@ -496,11 +556,72 @@ impl Direct<'_> {
         }
     }
 
+    fn sum(
+        &self,
+        weights: &Weights<'_>,
+        taps: &[Tap],
+        area: &Area<'_>,
+        samples: &[f32],
+        sums: &mut [f32],
+        add: bool,
+    ) {
+        let runs = area.runs;
+        for run in 0..runs.count {
+            self.product.kernels.conv_sum(
+                weights,
+                taps,
+                &samples[run * area.layout.pitch..],
+                &mut sums[run * runs.width..],
+                runs.len,
+                runs.width,
+                add,
+            );
+        }
+    }
+
+    /// As [`sum`](Self::sum) for `block`, columns of the weights whose taps are held, but
+    /// row by row and of the weights that are not 0 alone: what they leave out adds 0.
+    #[allow(clippy::too_many_arguments)]
+    fn sum_few(
+        &self,
+        few: &Few<'_>,
+        block: Range<usize>,
+        weights: &Weights<'_>,
+        held: &mut Held,
+        area: &Area<'_>,
+        samples: &[f32],
+        sums: &mut [f32],
+        add: bool,
+    ) {
+        let Held {
+            taps, some, nexts, ..
+        } = held;
+        let sums = sums.chunks_exact_mut(area.runs.len);
+        for ((row, next), sums) in nexts.iter_mut().enumerate().zip(sums) {
+            let cols = few.cols[next.clone()].iter().map(|c| *c as usize);
+            some.clear();
+            some.extend(
+                cols.take_while(|c| *c < block.end)
+                    .map(|c| taps[c - block.start]),
+            );
+            next.start += some.len();
+            let weights = Weights {
+                data: &weights.data[row * weights.stride..],
+                rows: 1,
+                stride: 0,
+            };
+            match (some.is_empty(), add) {
+                (false, _) => self.sum(&weights, some, area, samples, sums, add),
+                (true, false) => sums.fill(0.0),
+                (true, true) => {}
+            }
+        }
+    }
+
     /// The places of a band's row of outputs: of the first, and how far apart.
     fn places(&self, area: &Area<'_>, at: usize, row: usize) -> (usize, usize) {
-        let place = |i: usize, n: usize| {
-            (area.origin[i] + n) * area.phase.every[i] + area.phase.first[i]
-        };
+        let place =
+            |i: usize, n: usize| (area.origin[i] + n) * area.phase.every[i] + area.phase.first[i];
         let first = place(0, row) * self.y_plane[1] + place(1, 0);
         (first - at, area.phase.every[1])
     }
@@ -525,7 +646,10 @@ impl Direct<'_> {
             let (first, every) = self.places(area, at, row);
             let out = out[first..].iter().step_by(every);
             sums[cols..].fill(0.0);
-            sums.iter_mut().take(cols).zip(out).for_each(|(s, o)| *s = *o);
+            sums.iter_mut()
+                .take(cols)
+                .zip(out)
+                .for_each(|(s, o)| *s = *o);
         }
     }
 }
@@ -577,7 +701,10 @@ impl Runs {
 pub(super) fn cut(grid: [usize; 2], positions: usize) -> [usize; 2] {
     let even = |all: usize, most: usize| all.div_ceil(all.div_ceil(most.max(1)).max(1)).max(1);
     if grid[1] > positions {
-        return [1, even(grid[1], positions).next_multiple_of(16).min(grid[1])];
+        return [
+            1,
+            even(grid[1], positions).next_multiple_of(16).min(grid[1]),
+        ];
     }
     [even(grid[0], positions / grid[1].max(1)), grid[1].max(1)]
 }
@@ -610,7 +737,11 @@ impl<'a, I: Iterator<Item = (usize, &'a mut [f32])>> Tasks<'a, I> {
                 let at = self.plane - columns.cols();
                 // A part of a row ends with the row.
                 let room = self.width - at % self.width;
-                let band = if self.band < self.width { self.band.min(room) } else { self.band };
+                let band = if self.band < self.width {
+                    self.band.min(room)
+                } else {
+                    self.band
+                };
                 return Some(Task {
                     image: self.image,
                     planes: planes.clone(),
@@ -664,4 +795,74 @@ pub(super) fn decode(
             form.decode_f32(first..first + out.len() / cols, out, scratch)
         },
     )
+}
+
+/// Finds the weights that are not 0, row by row; `None` if they are not few.
+fn find_few<'a>(
+    weights: &[f32],
+    cols: usize,
+    found: &'a mut Vec<u32>,
+    workers: usize,
+) -> Result<Option<Few<'a>>> {
+    // About as much as a thread decodes at once.
+    let step = (1usize << 16).div_ceil(cols);
+    let mut starts = vec![0usize; weights.len() / cols + 1];
+    let pieces = starts[1..]
+        .chunks_mut(step)
+        .zip(weights.chunks(step * cols));
+    let pieces = Mutex::new(pieces);
+    each(
+        workers,
+        || pieces.lock().unwrap_or_else(|e| e.into_inner()).next(),
+        |_, (counts, weights)| {
+            for (n, row) in counts.iter_mut().zip(weights.chunks_exact(cols)) {
+                *n = row.iter().filter(|w| **w != 0.0).count();
+            }
+            Ok(())
+        },
+    )?;
+    for i in 1..starts.len() {
+        starts[i] += starts[i - 1];
+    }
+    let count = starts[starts.len() - 1];
+    if count as u64 > weights.len() as u64 / FEW {
+        return Ok(None);
+    }
+    if found.capacity() < count {
+        *found = Vec::new();
+        found.reserve_exact(count);
+    }
+    found.resize(count, 0);
+    let mut left = &mut found[..];
+    let bounds = &starts;
+    let pieces = weights
+        .chunks(step * cols)
+        .enumerate()
+        .map(move |(i, weights)| {
+            let rows = i * step..i * step + weights.len() / cols;
+            let n = bounds[rows.end] - bounds[rows.start];
+            (weights, left.split_off_mut(..n).unwrap_or_default())
+        });
+    let pieces = Mutex::new(pieces);
+    each(
+        workers,
+        || pieces.lock().unwrap_or_else(|e| e.into_inner()).next(),
+        |_, (weights, mut out)| {
+            for row in weights.chunks_exact(cols) {
+                let n = row.iter().filter(|w| **w != 0.0).count();
+                let (these, rest) = std::mem::take(&mut out).split_at_mut(n);
+                out = rest;
+                let cols = (0..).zip(row).filter(|(_, w)| **w != 0.0);
+                these
+                    .iter_mut()
+                    .zip(cols)
+                    .for_each(|(to, (col, _))| *to = col);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(Some(Few {
+        starts,
+        cols: found,
+    }))
 }

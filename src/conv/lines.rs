@@ -170,12 +170,14 @@ impl Layout<'_> {
         }
     }
 
-    /// Lays out what the rectangle from output `origin` sees of a plane.
+    /// Lays out what the rectangle from output `origin` sees of a plane. Only samples are
+    /// written: what stands for padding must be 0 already, and stays so for all planes of
+    /// the same layout and origin.
     pub(super) fn fill(&self, plane: &[f32], origin: [usize; 2], out: &mut [f32]) {
         let [y, x] = &self.lines.sights;
         let [y_tracks, x_tracks] = &self.lines.tracks;
         let (rows, cols) = (self.size[0] + y_tracks.extra, self.pitch);
-        let mut lines = out.chunks_exact_mut(cols);
+        let mut left = out;
         for x_first in &x_tracks.firsts {
             let first = x_first + (origin[1] * x.step) as isize;
             let (before, end) = inside(first, x.step, cols, x.len);
@@ -183,20 +185,27 @@ impl Layout<'_> {
             for y_first in &y_tracks.firsts {
                 let top = y_first + (origin[0] * y.step) as isize;
                 let (above, below) = inside(top, y.step, rows, y.len);
-                for (r, line) in lines.by_ref().take(rows).enumerate() {
-                    if r < above || r >= below || before == end {
-                        line.fill(0.0);
-                        continue;
-                    }
+                let (track, rest) = left.split_at_mut(rows * cols);
+                left = rest;
+                if before == end {
+                    continue;
+                }
+                let lines = track.chunks_exact_mut(cols).enumerate();
+                for (r, line) in lines.take(below).skip(above) {
                     let row = (top + (r * y.step) as isize) as usize * x.len;
-                    let row = &plane[row..row + x.len];
-                    line[..before].fill(0.0);
-                    line[end..].fill(0.0);
+                    let row = &plane[row + from..row + x.len];
                     let line = &mut line[before..end];
                     match x.step {
-                        1 => line.copy_from_slice(&row[from..from + line.len()]),
+                        1 => line.copy_from_slice(&row[..line.len()]),
+                        2 => {
+                            let (pairs, last) = row.as_chunks::<2>();
+                            let whole = line.len().min(pairs.len());
+                            let (head, tail) = line.split_at_mut(whole);
+                            head.iter_mut().zip(pairs).for_each(|(l, p)| *l = p[0]);
+                            tail.iter_mut().zip(last).for_each(|(l, s)| *l = *s);
+                        }
                         step => {
-                            let samples = row[from..].iter().step_by(step);
+                            let samples = row.iter().step_by(step);
                             line.iter_mut().zip(samples).for_each(|(l, s)| *l = *s);
                         }
                     }
@@ -235,13 +244,17 @@ mod tests {
                 let plane: Vec<f32> = (0..h * w).map(|i| i as f32 + 1.0).collect();
                 let sample = |y: isize, x: isize| {
                     let inside = (0..h as isize).contains(&y) && (0..w as isize).contains(&x);
-                    if inside { plane[y as usize * w + x as usize] } else { 0.0 }
+                    if inside {
+                        plane[y as usize * w + x as usize]
+                    } else {
+                        0.0
+                    }
                 };
                 for all in [[1, 1], [3, 5], [2, 62], [5, 4]] {
                     for (origin, size) in [([0, 0], all), ([all[0] - 1, all[1] / 2], [1, 1])] {
                         let lines = Lines::new(sights.clone(), all, size);
                         let layout = lines.layout(size);
-                        let mut copy = vec![f32::NAN; layout.plane];
+                        let mut copy = vec![0.0; layout.plane];
                         let held = match lines.in_place {
                             true => &plane[layout.base(origin)..],
                             false => {

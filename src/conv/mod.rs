@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use direct::Direction;
 use shape::Shape;
 
-use crate::error::Result;
-use crate::form::{Precision, Product, Scratch, Tensor, run_workers};
+use crate::error::{Error, Result};
+use crate::form::{Precision, Scratch, Tensor, run_workers};
 use crate::matmul::{Computed, MatmulOptions};
 
 /// How a convolution is computed.
@@ -105,17 +105,20 @@ impl Tensor {
     ) -> Result<Computed> {
         let shape = self.conv_shape(x_shape, "x", options)?;
         shape.check_input(x.len(), "x").map_err(|e| self.blame(e))?;
-        shape.check_output(y.len(), "y").map_err(|e| self.blame(e))?;
+        shape
+            .check_output(y.len(), "y")
+            .map_err(|e| self.blame(e))?;
         if x.is_empty() || y.is_empty() {
             y.fill(0.0);
             return Ok(EXACT);
         }
         let rounded = AtomicBool::new(false);
         let mut product = options.matmul.product();
-        if options.matmul.precision.rounds(self.error().relative) {
+        let rounds = options.matmul.precision.rounds(self.error().relative);
+        if rounds {
             product = product.fast(&rounded);
         }
-        let done = match self.conv_method(&shape, options, &product) {
+        let done = match self.conv_method(&shape, options, rounds)? {
             ConvMethod::Patches => patches::forward(self.form(), &product, &shape, x, y),
             _ => direct::run(self.form(), &product, &shape, Direction::Forward, x, y),
         };
@@ -151,23 +154,27 @@ impl Tensor {
         }
         let product = options.matmul.product();
         let (form, to) = (self.form(), x_gradient);
-        let done = match self.conv_method(&shape, options, &product) {
+        let done = match self.conv_method(&shape, options, false)? {
             ConvMethod::Patches => patches::backward(form, &product, &shape, g, to),
             _ => direct::run(form, &product, &shape, Direction::Backward, g, to),
         };
         done.map(|()| EXACT).map_err(|e| self.blame(e))
     }
 
+    /// What `Auto` stands for.
     fn conv_method(
         &self,
         shape: &Shape,
         options: &ConvOptions,
-        _product: &Product<'_>,
-    ) -> ConvMethod {
+        _rounds: bool,
+    ) -> Result<ConvMethod> {
         match options.method {
-            _ if shape.groups > 1 => ConvMethod::Direct,
-            ConvMethod::Auto => ConvMethod::Direct,
-            method => method,
+            ConvMethod::Patches if shape.groups > 1 => Err(self.blame(Error::invalid(format!(
+                "patches are of one group; the convolution has {} groups",
+                shape.groups
+            )))),
+            ConvMethod::Auto => Ok(ConvMethod::Direct),
+            method => Ok(method),
         }
     }
 }

@@ -116,7 +116,8 @@ impl<'a> Patches<'a> {
         let all = [self.shape.height.output, self.shape.width.output];
         let tile = cut(all, most.max(1));
         let images = (most / self.shape.output_plane()).max(1);
-        let parts = |all: usize, step: usize| (0..all).step_by(step).map(move |i| i..all.min(i + step));
+        let parts =
+            |all: usize, step: usize| (0..all).step_by(step).map(move |i| i..all.min(i + step));
         parts(self.shape.batch, images).flat_map(move |images| {
             parts(all[0], tile[0]).flat_map(move |rows| {
                 let images = images.clone();
@@ -180,9 +181,14 @@ impl<'a> Patches<'a> {
         let layout = self.lines.layout([part.rows.len(), part.cols.len()]);
         let origin = [part.rows.start, part.cols.start];
         let width = part.cols.len();
-        let block = (512 / taps).max(1).min((4 * LINE_FLOATS) / layout.plane.max(1));
+        let block = (512 / taps)
+            .max(1)
+            .min((4 * LINE_FLOATS) / layout.plane.max(1));
         let block = block.clamp(1, self.shape.channels);
         let mut offsets: Vec<usize> = Vec::new();
+        if !self.lines.in_place {
+            room(&mut scratch.floats, block * layout.plane).fill(0.0);
+        }
         for first in (0..self.shape.channels).step_by(block) {
             let some = block.min(self.shape.channels - first);
             let planes = &image[first * plane..(first + some) * plane];

@@ -36,9 +36,10 @@ fn checked_sum(
     out_stride: usize,
     n: usize,
 ) -> bool {
-    if n == 0 || w.rows == 0 || taps.is_empty() {
+    if n == 0 || w.rows == 0 {
         return false;
     }
+    assert!(!taps.is_empty());
     let weight = taps.iter().map(|t| t.weight).fold(0, usize::max);
     let sample = taps.iter().map(|t| t.sample).fold(0, usize::max);
     let last = w.rows - 1;
@@ -54,7 +55,7 @@ fn step(left: usize, sizes: &[usize]) -> usize {
     sizes.iter().copied().find(|s| *s <= left).unwrap_or(1)
 }
 
-/// `out[r][i] += Σ w[r][tap.weight] · x[tap.sample + i]`.
+/// `out[r][i] = Σ w[r][tap.weight] · x[tap.sample + i]`, added to what was there or not.
 pub(crate) mod sum {
     use super::{Tap, Weights, checked_sum};
     #[cfg(target_arch = "x86_64")]
@@ -67,6 +68,7 @@ pub(crate) mod sum {
         out: &mut [f32],
         out_stride: usize,
         n: usize,
+        add: bool,
     ) {
         const L: usize = 16;
         if !checked_sum(w, taps, x, out, out_stride, n) {
@@ -76,7 +78,7 @@ pub(crate) mod sum {
             let w = &w.data[r * w.stride..];
             let (whole, rest) = out[..n].as_chunks_mut::<L>();
             for (i, out) in whole.iter_mut().enumerate() {
-                let mut acc = *out;
+                let mut acc = if add { *out } else { [0.0; L] };
                 for tap in taps {
                     let w = w[tap.weight];
                     let x = &x[tap.sample + i * L..tap.sample + i * L + L];
@@ -88,9 +90,11 @@ pub(crate) mod sum {
             }
             let done = n - rest.len();
             for (i, out) in rest.iter_mut().enumerate() {
+                let mut acc = if add { *out } else { 0.0 };
                 for tap in taps {
-                    *out += w[tap.weight] * x[tap.sample + done + i];
+                    acc += w[tap.weight] * x[tap.sample + done + i];
                 }
+                *out = acc;
             }
         }
     }
@@ -115,6 +119,7 @@ pub(crate) mod sum {
             x: *const f32,
             (out, out_stride): (*mut f32, usize),
             mask: __mmask16,
+            add: bool,
         ) {
             // SAFETY: all within what the caller promised; lanes outside the mask are not
             // touched.
@@ -124,9 +129,11 @@ pub(crate) mod sum {
                     false => _mm512_maskz_loadu_ps(mask, p.add(16 * v)),
                 };
                 let mut acc = [[_mm512_setzero_ps(); V]; R];
-                for r in 0..R {
-                    for v in 0..V {
-                        acc[r][v] = load(out.add(r * out_stride), v);
+                if add {
+                    for r in 0..R {
+                        for v in 0..V {
+                            acc[r][v] = load(out.add(r * out_stride), v);
+                        }
                     }
                 }
                 for tap in taps {
@@ -163,6 +170,7 @@ pub(crate) mod sum {
             out: &mut [f32],
             out_stride: usize,
             n: usize,
+            add: bool,
         ) {
             if !checked_sum(w, taps, x, out, out_stride, n) {
                 return;
@@ -191,7 +199,7 @@ pub(crate) mod sum {
                         ($r:literal, $v:literal) => {
                             // SAFETY: `checked_sum` held rows, taps and n against the slices;
                             // i + 16 · (vectors − 1) + lanes ≤ n.
-                            unsafe { tile_512::<$r, $v>(from, taps, x, to, mask) }
+                            unsafe { tile_512::<$r, $v>(from, taps, x, to, mask, add) }
                         };
                     }
                     match (some, vectors) {
@@ -239,6 +247,7 @@ pub(crate) mod sum {
             x: *const f32,
             (out, out_stride): (*mut f32, usize),
             mask: __m256i,
+            add: bool,
         ) {
             // SAFETY: all within what the caller promised; lanes outside the mask are not
             // touched.
@@ -248,9 +257,11 @@ pub(crate) mod sum {
                     false => _mm256_maskload_ps(p.add(8 * v), mask),
                 };
                 let mut acc = [[_mm256_setzero_ps(); V]; R];
-                for r in 0..R {
-                    for v in 0..V {
-                        acc[r][v] = load(out.add(r * out_stride), v);
+                if add {
+                    for r in 0..R {
+                        for v in 0..V {
+                            acc[r][v] = load(out.add(r * out_stride), v);
+                        }
                     }
                 }
                 for tap in taps {
@@ -285,6 +296,7 @@ pub(crate) mod sum {
             out: &mut [f32],
             out_stride: usize,
             n: usize,
+            add: bool,
         ) {
             if !checked_sum(w, taps, x, out, out_stride, n) {
                 return;
@@ -308,7 +320,7 @@ pub(crate) mod sum {
                         ($r:literal, $v:literal) => {
                             // SAFETY: `checked_sum` held rows, taps and n against the slices;
                             // i + 8 · (vectors − 1) + lanes ≤ n.
-                            unsafe { tile_256::<$r, $v>(from, taps, x, to, mask) }
+                            unsafe { tile_256::<$r, $v>(from, taps, x, to, mask, add) }
                         };
                     }
                     match (some, vectors) {
@@ -351,13 +363,7 @@ pub(crate) mod patches {
     #[cfg(target_arch = "x86_64")]
     pub(crate) use x86::{avx2, avx512};
 
-    pub(crate) fn portable(
-        x: &[f32],
-        offsets: &[usize],
-        n: usize,
-        dst: &mut [f32],
-        stride: usize,
-    ) {
+    pub(crate) fn portable(x: &[f32], offsets: &[usize], n: usize, dst: &mut [f32], stride: usize) {
         if !checked_patches(x, offsets, n, dst, stride) {
             return;
         }
@@ -499,13 +505,7 @@ pub(crate) mod patches {
         }
 
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-        pub(crate) fn avx2(
-            x: &[f32],
-            offsets: &[usize],
-            n: usize,
-            dst: &mut [f32],
-            stride: usize,
-        ) {
+        pub(crate) fn avx2(x: &[f32], offsets: &[usize], n: usize, dst: &mut [f32], stride: usize) {
             if !checked_patches(x, offsets, n, dst, stride) {
                 return;
             }

@@ -267,9 +267,9 @@ kernels! {
     fn subtract_product_f64(a: &[f64], depth: usize, b: &[f64], b_stride: usize, c: &mut [f64], c_stride: usize, n: usize) =
         [update::subtract_product_f64::portable, update::subtract_product_f64::avx2, update::subtract_product_f64::avx512];
 
-    /// `out[r · out_stride + i] += Σ w[r][tap.weight] · x[tap.sample + i]` for i < `n`, each
-    /// sum in the order of the taps.
-    fn conv_sum(w: &Weights<'_>, taps: &[Tap], x: &[f32], out: &mut [f32], out_stride: usize, n: usize) =
+    /// `out[r · out_stride + i] = Σ w[r][tap.weight] · x[tap.sample + i]` for i < `n`, or that
+    /// added to what is there; each sum in the order of the taps, of which there is one.
+    fn conv_sum(w: &Weights<'_>, taps: &[Tap], x: &[f32], out: &mut [f32], out_stride: usize, n: usize, add: bool) =
         [conv::sum::portable, conv::sum::avx2, conv::sum::avx512];
     /// `dst[i · stride + k] = x[offsets[k] + i]` for i < `n`.
     fn conv_patches(x: &[f32], offsets: &[usize], n: usize, dst: &mut [f32], stride: usize) =
