@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 mod bits;
 mod bytes;
 pub mod columns;
+pub mod conv;
 pub mod dense;
 pub mod dot;
 pub mod ecq;
@@ -247,6 +248,7 @@ macro_rules! kernels {
     };
 }
 
+use conv::{Tap, Weights};
 use dense::Difference;
 use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
@@ -305,6 +307,14 @@ kernels! {
     /// The same in f64.
     fn subtract_product_f64(a: &[f64], depth: usize, b: &[f64], b_stride: usize, c: &mut [f64], c_stride: usize, n: usize) =
         [update::subtract_product_f64::portable, update::subtract_product_f64::avx2, update::subtract_product_f64::avx512];
+
+    /// `out[r · out_stride + i] = Σ w[r][tap.weight] · x[tap.sample + i]` for i < `n`, or that
+    /// added to what is there; each sum in the order of the taps, of which there is one.
+    fn conv_sum(w: &Weights<'_>, taps: &[Tap], x: &[f32], out: &mut [f32], out_stride: usize, n: usize, add: bool) =
+        [conv::sum::portable, conv::sum::avx2, conv::sum::avx512];
+    /// `dst[i · stride + k] = x[offsets[k] + i]` for i < `n`.
+    fn conv_patches(x: &[f32], offsets: &[usize], n: usize, dst: &mut [f32], stride: usize) =
+        [conv::patches::portable, conv::patches::avx2, conv::patches::avx512];
 
     /// Number of set bits of a mask.
     fn mask_count(mask: &[u8]) -> usize =
