@@ -30,6 +30,7 @@ const AT_ROOT: &[(&str, &str)] = &[
     ("Result", "error"),
     ("ErrorStats", "form"),
     ("Tensor", "form"),
+    ("ConvMethod", "conv"),
     ("ConvOptions", "conv"),
     ("Computed", "matmul"),
     ("MatmulOptions", "matmul"),
