@@ -401,7 +401,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     let groups = groups(&settings)?;
     let seconds: f64 = groups.iter().map(|g| g.estimate(&settings)).sum();
     println!(
-        "{} groups of cells: about {:.0} minutes once the peers are installed",
+        "{} groups of cells: about {:.0} min once the peers are installed",
         groups.len(),
         (seconds / 60.0).ceil()
     );
@@ -417,7 +417,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     let programs = Programs { cortex, pythons };
 
     let mut results = Results::new(&settings, &programs);
-    let start = Instant::now();
+    let (start, used) = (Instant::now(), CpuTime::now());
     let mut expected = 0.0;
     for (i, group) in groups.iter().enumerate() {
         println!(
@@ -433,7 +433,7 @@ pub fn run(args: &[&str]) -> Result<()> {
         // What is there stays, should the rest fail.
         results.save(&settings.out)?;
     }
-    let results = results.into_json(start.elapsed());
+    let results = results.into_json(start.elapsed(), CpuTime::now().zip(used));
     save(&settings.out, &results)?;
     report::write(
         &results,
@@ -517,9 +517,17 @@ impl Results {
         save(out, &self.json())
     }
 
-    fn into_json(self, elapsed: Duration) -> Value {
+    fn into_json(self, elapsed: Duration, used: Option<(CpuTime, CpuTime)>) -> Value {
         let mut all = self.json();
         all["settings"]["elapsed_s"] = elapsed.as_secs().into();
+        if let Some((now, then)) = used {
+            let total = (now.total - then.total).max(1.0);
+            let others = (now.busy - then.busy) - (now.ours - then.ours);
+            all["disturbed"] = json!({
+                "other_programs": (others / total).max(0.0),
+                "stolen_by_the_host": (now.stolen - then.stolen) / total,
+            });
+        }
         all
     }
 }
@@ -635,6 +643,37 @@ fn probe(cortex: &Path, group: &Group) -> Option<Value> {
     probe["class"] = group.class.key.into();
     probe["shape"] = format!("{out}x{inn}").into();
     Some(probe)
+}
+
+/// Ticks of all cores since the start of the system, as Linux tells them.
+#[derive(Clone, Copy, Debug)]
+struct CpuTime {
+    total: f64,
+    busy: f64,
+    stolen: f64,
+    /// Of this process and of those that it has waited for: all who took part.
+    ours: f64,
+}
+
+impl CpuTime {
+    fn now() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        // user nice system idle iowait irq softirq steal
+        let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
+        let ticks: Vec<f64> = ticks.map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let own = fs::read_to_string("/proc/self/stat").ok()?;
+        // After the name: utime stime cutime cstime are fields 14 to 17 of all.
+        let own = own.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
+        let own: Vec<f64> = own.map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let stolen = *ticks.get(7)?;
+        let total: f64 = ticks.iter().sum();
+        Some(Self {
+            total,
+            busy: total - ticks[3] - ticks[4] - stolen,
+            stolen,
+            ours: own.iter().sum(),
+        })
+    }
 }
 
 fn cortex_version(cortex: &Path) -> String {

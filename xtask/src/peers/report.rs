@@ -295,6 +295,16 @@ impl<'a> Report<'a> {
         if settings["rounds"].as_u64() < Some(3) || settings["seconds"].as_f64() < Some(0.2) {
             page += "\n**A short run, to see that everything works: its figures mean little.**\n";
         }
+        let disturbed = &self.results["disturbed"];
+        let share = |key: &str| disturbed[key].as_f64().map(|s| s * 100.0);
+        if let Some((others, stolen)) = share("other_programs").zip(share("stolen_by_the_host")) {
+            let bold = if others + stolen > 3.0 { "**" } else { "" };
+            let _ = writeln!(
+                page,
+                "\n{bold}Meanwhile other programs took {others:.1} % of the CPU and the host \
+                 {stolen:.1} %.{bold}"
+            );
+        }
         if let Some(versions) = self.results["versions"].as_object() {
             let versions = versions.iter().map(|(k, v)| format!("{k} {}", text(v)));
             let versions = versions.collect::<Vec<_>>().join(", ");
