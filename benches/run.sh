@@ -6,8 +6,15 @@
 #   bash benches/run.sh figures matmul packs  some parts of one bench
 #   bash benches/run.sh rate                  one bench: figures, rate, entropy, spectral,
 #                                             lowrank, tensor_decompositions, sdr
+#   bash benches/run.sh peers [OPTION…]       products beside peers: cargo xtask bench-peers
+#   bash benches/run.sh instructions          instructions beside instructions.json
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# These need neither the model nor the peers of the other benches.
+case ${1-} in
+    peers) exec cargo xtask bench-peers "${@:2}" ;;
+    instructions) exec cargo xtask instructions "${@:2}" ;;
+esac
 home=target/bench
 mkdir -p "$home"
 if [ ! -x "$home/venv/bin/python" ]; then

@@ -84,6 +84,9 @@ impl std::fmt::Debug for Product<'_> {
 /// 30 µs of work on one core).
 const SMALL_MACS: u64 = 1 << 19;
 
+/// Decoded values that a window holds at most: half of a second-level cache.
+const CACHED_BYTES: usize = 512 << 10;
+
 impl<'a> Product<'a> {
     /// A product with exact activations.
     pub fn exact(kernels: &'a KernelSet, threads: usize, scratch_bytes: usize) -> Self {
@@ -164,7 +167,13 @@ impl<'a> Product<'a> {
         y: &mut [f32],
     ) -> Result<()> {
         let cost = |rows: usize| form.matmul_scratch_for(rows) + rows * batch * 4;
-        self.windows(form, batch, y, &cost, |rows, panel, scratch| {
+        // What is decoded for a window is read again at once: from the cache.
+        let most = match form.matmul_scratch_for(1) {
+            0 => usize::MAX,
+            _ => CACHED_BYTES / (form.meta().cols * 4),
+        };
+        let macs = form.matmul_macs().saturating_mul(batch as u64);
+        self.windows(form, macs, most, y, &cost, |rows, panel, scratch| {
             let mut out = std::mem::take(&mut scratch.out);
             out.resize(rows.len() * batch, 0.0);
             let n = rows.len();
@@ -180,20 +189,24 @@ impl<'a> Product<'a> {
     }
 
     /// Hands the rows of `form` out in windows, to as many threads as the work is worth:
-    /// `work` fills the columns of `y[batch, rows]` that belong to the window. `cost` is
-    /// what a window of so many rows takes of the scratch limit, in bytes.
+    /// `work` fills the columns of `y[batch, rows]` that belong to the window. Windows have
+    /// at most `most` rows, or the form's unit. `macs` is how many multiplications in f32
+    /// take as long as all of it. `cost` is what a window of so many rows
+    /// takes of the scratch limit, in bytes.
     pub fn windows<F: Form + ?Sized>(
         &self,
         form: &F,
-        batch: usize,
+        macs: u64,
+        most: usize,
         y: &mut [f32],
         cost: &dyn Fn(usize) -> usize,
         work: impl Fn(Range<usize>, &mut Columns<'_>, &mut Scratch) -> Result<()> + Sync,
     ) -> Result<()> {
         let all = form.meta().rows;
         let (unit, least) = (form.row_unit(), form.least_rows());
-        let workers = self.workers(form.matmul_macs().saturating_mul(batch as u64));
+        let workers = self.workers(macs);
         let (workers, rows) = plan_windows(all, unit, least, workers, self.scratch_bytes, cost);
+        let rows = rows.min((most / unit).max(1) * unit);
         let panels = Panels::new(y, all, rows);
         run_workers(workers, || {
             let mut scratch = Scratch::lease();

@@ -20,8 +20,10 @@ mod bytes;
 pub mod columns;
 pub mod conv;
 pub mod dense;
+pub mod dot;
 pub mod ecq;
 pub mod positions;
+pub mod probe;
 pub mod quant;
 pub mod rans;
 mod rotate;
@@ -65,19 +67,22 @@ pub enum Isa {
     Avx512Vnni,
     /// x86-64 with AVX-512 BF16 besides (Zen 4, Sapphire Rapids).
     Avx512Bf16,
-    /// AArch64 with dot products and int8 matrix products (Armv8.6).
+    /// AArch64 with dot products of int8 (Armv8.4, and many cores of Armv8.2).
     Neon,
+    /// AArch64 with int8 matrix products besides (Armv8.6).
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set, best last.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
         Self::Neon,
+        Self::NeonI8mm,
     ];
 
     /// Lower-case name, as `CORTEX_DISABLE_CPU` takes it.
@@ -89,7 +94,25 @@ impl Isa {
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Neon => "neon",
+            Self::NeonI8mm => "neoni8mm",
         }
+    }
+
+    /// The set that this one adds to; what is taken away takes with it all that add to it.
+    pub fn base(self) -> Option<Self> {
+        match self {
+            Self::Portable => None,
+            Self::Avx2 | Self::Neon => Some(Self::Portable),
+            Self::Avx512 => Some(Self::Avx2),
+            Self::Avx512Vnni => Some(Self::Avx512),
+            Self::Avx512Bf16 => Some(Self::Avx512Vnni),
+            Self::NeonI8mm => Some(Self::Neon),
+        }
+    }
+
+    /// Whether this set is `other` or adds to it.
+    pub fn includes(self, other: Self) -> bool {
+        self == other || self.base().is_some_and(|b| b.includes(other))
     }
 
     /// Whether this CPU has it.
@@ -112,7 +135,7 @@ impl Isa {
                         && all!("avx512bitalg", "avx512vpopcntdq", "gfni")
                 }
                 Self::Avx512Bf16 => Self::Avx512Vnni.detected() && all!("avx512bf16"),
-                Self::Neon => false,
+                Self::Neon | Self::NeonI8mm => false,
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -120,7 +143,8 @@ impl Isa {
             use std::arch::is_aarch64_feature_detected as has;
             match self {
                 Self::Portable => true,
-                Self::Neon => has!("neon") && has!("dotprod") && has!("i8mm"),
+                Self::Neon => has!("neon") && has!("dotprod"),
+                Self::NeonI8mm => Self::Neon.detected() && has!("i8mm"),
                 _ => false,
             }
         }
@@ -140,12 +164,7 @@ pub fn disabled() -> (Vec<Isa>, Vec<String>) {
     for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
         match Isa::ALL.into_iter().find(|i| i.name() == word) {
             Some(Isa::Portable) | None => unknown.push(word.to_owned()),
-            Some(Isa::Neon) => off.push(Isa::Neon),
-            Some(first) => off.extend(
-                Isa::ALL
-                    .into_iter()
-                    .filter(|i| (first..Isa::Neon).contains(i)),
-            ),
+            Some(first) => off.extend(Isa::ALL.into_iter().filter(|i| i.includes(first))),
         }
     }
     (off, unknown)
@@ -175,7 +194,8 @@ macro_rules! kernels {
         [$portable:path, $avx2:path, $avx512:path];)*
      then avx512vnni {$($vnni:ident = $vnni_path:path;)*}
      then avx512bf16 {$($bf16:ident = $bf16_path:path;)*}
-     then neon {$($neon:ident = $neon_path:path;)*}) => {
+     then neon {$($neon:ident = $neon_path:path;)*}
+     then neoni8mm {$($i8mm:ident = $i8mm_path:path;)*}) => {
         /// The inner loops for one instruction set; see the [module](self).
         #[allow(missing_debug_implementations)]
         pub struct KernelSet {
@@ -213,9 +233,12 @@ macro_rules! kernels {
             KernelSet { isa: Isa::Avx512Bf16, $($bf16: $bf16_path,)* ..AVX512VNNI },
         ];
         #[cfg(target_arch = "aarch64")]
-        static SETS: [KernelSet; 2] = [
+        const NEON: KernelSet = KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE };
+        #[cfg(target_arch = "aarch64")]
+        static SETS: [KernelSet; 3] = [
             PORTABLE,
-            KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE },
+            NEON,
+            KernelSet { isa: Isa::NeonI8mm, $($i8mm: $i8mm_path,)* ..NEON },
         ];
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         static SETS: [KernelSet; 1] = [PORTABLE];
@@ -227,8 +250,9 @@ macro_rules! kernels {
 
 use conv::{Spectra, Tap, Weights};
 use dense::Difference;
+use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
-use quant::{Quantizer, TILE_ROWS};
+use quant::{Layout, Quantizer, TILE_ROWS};
 use rans::{DecodeTable, EncodeTable};
 use spmm::SparseRows;
 
@@ -240,10 +264,27 @@ kernels! {
     /// Decodes one tile to `out`, row-major.
     fn quant_decode(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32]) =
         [quant::decode::portable, quant::decode::avx2, quant::decode::avx512];
-    /// `out[b][r] = Σ x[b][col] · w[r][col]` for one tile of `rows` rows; `x` is
-    /// `[out.len(), cols]`, row-major. Lanes past `rows` hold no result.
-    fn quant_matmul(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
-        [quant::matmul::portable, quant::matmul::avx2, quant::matmul::avx512];
+    /// Opens the codes of a tile of `rows` rows, from column `32 · from` on, to lines of 16
+    /// rows × 4 columns, a code a byte; rows and columns that are not there hold the code
+    /// of zero. `lines` has `512` bytes for each 32 columns begun.
+    fn quant_open(layout: &Layout, codes: &[u8], rows: usize, from: usize, lines: &mut [u8]) =
+        [quant::open::portable, quant::open::avx2, quant::open::avx512];
+    /// Rows of activations that `dot_tiles` multiplies at once, for [`Rounding::most`].
+    fn dot_batch() -> usize =
+        [dot::batch::portable, dot::batch::avx2, dot::batch::avx2];
+    /// Rounds rows of activations, which begin every `stride` values of `x`, to integers.
+    fn round_activations(x: &[f32], stride: usize, to: &mut Rounding<'_>, found: &mut [Rounded]) =
+        [dot::round::portable, dot::round::avx2, dot::round::avx512];
+    /// Gives the first tile of `w`, which has groups of at most 128 columns and no zeros,
+    /// int8 codes with one scale for [`WIDE_GROUP`](dot::WIDE_GROUP) columns: rounded
+    /// anew, with an error of −42 dB on Gaussian weights. False, and nothing of use, where
+    /// the groups of a row differ so much that it would be more.
+    fn dot_narrow(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool =
+        [dot::narrow::portable, dot::narrow::avx2, dot::narrow::avx2];
+    /// `out[t · x.rows + b][r] += Σ x[b][col] · w[t][r][col]` for the tiles of `w` from the
+    /// first, as many as `out` has room for. The same bits on every instruction set.
+    fn dot_tiles(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) =
+        [dot::tiles::portable, dot::tiles::avx2, dot::tiles::avx2];
     /// Least and largest value of `w`, or the index of the first that is not finite.
     fn min_max(w: &[f32]) -> Result<(f32, f32), usize> =
         [quant::min_max::portable, quant::min_max::avx2, quant::min_max::avx512];
@@ -390,7 +431,18 @@ kernels! {
     fn ecq_trellis(c: &Chooser, w: &[f32], rows: &[u8], cols: &[u8], paths: &mut Paths, x: &mut [f32], out: &mut [i32]) =
         [ecq::trellis::portable, ecq::trellis::avx2, ecq::trellis::avx512];
 
-    then avx512vnni {}
+    then avx512vnni {
+        dot_batch = dot::batch::avx512vnni;
+        dot_narrow = dot::narrow::avx512vnni;
+        dot_tiles = dot::tiles::avx512vnni;
+    }
     then avx512bf16 {}
-    then neon {}
+    then neon {
+        dot_batch = dot::batch::neon;
+        dot_narrow = dot::narrow::neon;
+        dot_tiles = dot::tiles::neon;
+    }
+    then neoni8mm {
+        dot_tiles = dot::tiles::neoni8mm;
+    }
 }
