@@ -627,32 +627,46 @@ fn convolutions_keep_to_the_scratch_limit() {
 #[test]
 fn rounded_activations_are_told_and_near() {
     let _alone = alone();
-    let mut case = Case::new(
-        &[64, 32, 3, 3],
-        &[1, 32, 24, 24],
-        with([1; 2], [[1; 2]; 2], [1; 2], 1),
-    );
-    let w = weights(Kind::Gaussian, 64, 32 * 9, 5);
-    let x = values(32 * 24 * 24, 6);
-    for spec in ["int8", "int4", "bf16", "dense", "mask(keep=50%)"] {
-        let tensor = encode(&w, &case.w, spec);
-        let mut exact = vec![0.0; 64 * 24 * 24];
-        case.options.matmul.precision = Precision::Exact;
-        let done = tensor.conv(&x, &case.x, &mut exact, &case.options).unwrap();
-        assert_eq!(done.precision, Precision::Exact);
-        let mut y = vec![0.0; exact.len()];
-        case.options.matmul.precision = Precision::Fast;
-        let done = tensor.conv(&x, &case.x, &mut y, &case.options).unwrap();
-        let error: Vec<f32> = y.iter().zip(&exact).map(|(a, b)| a - b).collect();
-        let relative = norm(&error) / norm(&exact);
-        println!("{spec}: {:?}, {relative:e}", done.precision);
-        // Ways to sum differ by rounding in f32; int8 activations by -40 dB, see `Precision`.
-        let most = if done.precision == Precision::Fast {
-            0.02
-        } else {
-            1e-5
-        };
-        assert!(relative < most, "{spec}: {relative}");
+    // 256 columns are one group of scales by row, and one of rounded activations.
+    for (w_shape, x_shape) in [
+        (vec![64, 32, 3, 3], vec![1, 32, 24, 24]),
+        (vec![64, 256, 1, 1], vec![1, 256, 24, 24]),
+    ] {
+        let pad = w_shape[3] / 2;
+        let mut case = Case::new(&w_shape, &x_shape, with([1; 2], [[pad; 2]; 2], [1; 2], 1));
+        let w = weights(Kind::Gaussian, 64, w_shape[1..].iter().product(), 5);
+        let x = values(x_shape.iter().product(), 6);
+        for spec in [
+            "int8",
+            "int8(group=row)",
+            "int4",
+            "bf16",
+            "dense",
+            "mask(keep=50%)",
+        ] {
+            let tensor = encode(&w, &case.w, spec);
+            let mut exact = vec![0.0; 64 * 24 * 24];
+            case.options.matmul.precision = Precision::Exact;
+            let done = tensor.conv(&x, &case.x, &mut exact, &case.options).unwrap();
+            assert_eq!(done.precision, Precision::Exact);
+            case.options.matmul.precision = Precision::Fast;
+            for method in [ConvMethod::Auto, ConvMethod::Patches] {
+                case.options.method = method;
+                let mut y = vec![0.0; exact.len()];
+                let done = tensor.conv(&x, &case.x, &mut y, &case.options).unwrap();
+                let error: Vec<f32> = y.iter().zip(&exact).map(|(a, b)| a - b).collect();
+                let relative = norm(&error) / norm(&exact);
+                println!("{spec} {method:?}: {:?}, {relative:e}", done.precision);
+                // Ways to sum differ by rounding in f32; int8 activations by −40 dB, see
+                // `Precision`.
+                let most = if done.precision == Precision::Fast {
+                    0.02
+                } else {
+                    1e-5
+                };
+                assert!(relative < most, "{spec}: {relative}");
+            }
+        }
     }
 }
 
