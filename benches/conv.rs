@@ -80,6 +80,26 @@ const SPECS: &[&str] = &[
     "mask(keep=10%)",
 ];
 
+const FORMS: &[&str] = &[
+    "svd(rank=8)",
+    "svd(rank=32)",
+    "svd(rank=64)",
+    "svd(rank=96)",
+    "fft(keep=1%)",
+    "fft(keep=5%)",
+    "dct2(keep=1%)",
+    "dct2(keep=5%)",
+    "sdr(keep=10%)",
+    "mask(keep=30%)",
+    "mask(keep=5%)",
+    "mask(keep=2%)",
+    "tt(rank=16)",
+    "tucker(params=20%)",
+    "bf16",
+    "ecq(bits=4)",
+    "int8 | zstd(1)",
+];
+
 /// One line a spec: GFLOP/s (two for each product by definition) of each method, and of
 /// the matmul of the same size.
 fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
@@ -95,8 +115,10 @@ fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
         if threads == 1 { "" } else { "s" }
     );
     println!("GFLOP/s; bytes held beside input and output in the last column (Auto, MiB)\n");
-    println!("| spec | auto | direct | patches | patches, fast | matmul | matmul, fast | held |");
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|");
+    println!(
+        "| spec | auto | direct | fourier | patches | patches, fast | matmul | matmul, fast | held |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     for spec in specs {
         let tensor = encode(w, spec);
         let y_shape = tensor.conv_output_shape(x, options).expect("fits");
@@ -125,6 +147,7 @@ fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
         let methods = [
             Some((ConvMethod::Auto, Precision::Exact)),
             Some((ConvMethod::Direct, Precision::Exact)),
+            (w.len() == 3).then_some((ConvMethod::Fourier, Precision::Exact)),
             (options.groups == 1).then_some((ConvMethod::Patches, Precision::Exact)),
             (options.groups == 1 && !gradient).then_some((ConvMethod::Patches, Precision::Fast)),
         ];
@@ -271,6 +294,38 @@ fn main() {
             ] {
                 table(&layer, &["dense", "int8", "fft(keep=5%)"], threads, false);
             }
+        }
+        if wanted("taps") {
+            for layer in [
+                layer("5 taps", &[64, 64, 5], &[1, 64, 4096], 1, 2, 1),
+                layer("9 taps", &[64, 64, 9], &[1, 64, 4096], 1, 4, 1),
+                layer("17 taps", &[64, 64, 17], &[1, 64, 4096], 1, 8, 1),
+                layer("33 taps", &[64, 64, 33], &[1, 64, 4096], 1, 16, 1),
+                layer("65 taps", &[64, 64, 65], &[1, 64, 512], 1, 32, 1),
+                layer("depthwise 17 taps", &[64, 1, 17], &[1, 64, 16384], 1, 8, 64),
+                layer(
+                    "depthwise 33 taps",
+                    &[64, 1, 33],
+                    &[1, 64, 16384],
+                    1,
+                    16,
+                    64,
+                ),
+                layer(
+                    "depthwise 65 taps",
+                    &[64, 1, 65],
+                    &[1, 64, 16384],
+                    1,
+                    32,
+                    64,
+                ),
+            ] {
+                table(&layer, &["dense"], threads, false);
+            }
+        }
+        if wanted("forms") {
+            let layer = layer("3×3", &[256, 256, 3, 3], &[1, 256, 28, 28], 1, 1, 1);
+            table(&layer, FORMS, threads, false);
         }
         if wanted("gradient") {
             for layer in [

@@ -19,6 +19,13 @@ struct Case {
     options: ConvOptions,
 }
 
+const METHODS: [ConvMethod; 4] = [
+    ConvMethod::Auto,
+    ConvMethod::Direct,
+    ConvMethod::Patches,
+    ConvMethod::Fourier,
+];
+
 /// Sizes with a height, which weights of one dimension have 1 of.
 fn four(shape: &[usize]) -> [usize; 4] {
     match *shape {
@@ -52,6 +59,60 @@ impl Case {
             3 => vec![self.x[0], self.w[0], w],
             _ => vec![self.x[0], self.w[0], h, w],
         }
+    }
+
+    fn takes(&self, method: ConvMethod) -> bool {
+        match method {
+            ConvMethod::Patches => self.options.groups == 1,
+            ConvMethod::Fourier => self.w.len() == 3,
+            _ => true,
+        }
+    }
+
+    /// Samples that a kernel reaches over along the width.
+    fn reach(&self) -> usize {
+        self.options.dilation[1] * (self.w[self.w.len() - 1] - 1) + 1
+    }
+
+    /// What transforms in f32 may be off. One of N samples is off by at most
+    /// `7·log₂(N)·2⁻²⁴` of the norm of its result (Higham, Accuracy and Stability, theorem
+    /// 24.2, with roots of unity that are rounded once), there are three, and the products
+    /// and sums of p planes add p + 4 roundings. A circular convolution's norm is at most that
+    /// of the kernel in absolute values times that of the samples, of which two segments are
+    /// transformed together.
+    fn fourier_bound(&self, w: &[f32], input: &[f32], direction: usize) -> f64 {
+        let [outs, ins, _, taps] = four(&self.w);
+        let [_, _, _, width] = four(&self.x);
+        let longest = 2 * (width + self.options.padding[1][0] + self.reach()).max(64);
+        let length = match direction {
+            0 => width,
+            _ => self.out()[1],
+        };
+        let sample_norm = input.chunks(length).map(norm).fold(0.0, f64::max);
+        let kernel = |k: usize| -> f64 {
+            w[k * taps..(k + 1) * taps]
+                .iter()
+                .map(|w| f64::from(w.abs()))
+                .sum()
+        };
+        let group = outs / self.options.groups;
+        let (planes, most) = match direction {
+            0 => {
+                let sums = (0..outs).map(|o| (0..ins).map(|c| kernel(o * ins + c)).sum());
+                (ins, sums.fold(0.0, f64::max))
+            }
+            _ => {
+                let sums = (0..self.options.groups * ins).map(|c| {
+                    let first = c / ins * group;
+                    (first..first + group)
+                        .map(|o| kernel(o * ins + c % ins))
+                        .sum()
+                });
+                (group, sums.fold(0.0, f64::max))
+            }
+        };
+        let roundings = 21.0 * (longest as f64).log2() + planes as f64 + 4.0;
+        roundings * 2f64.powi(-24) * most * sample_norm * 2f64.sqrt()
     }
 
     /// Calls `f` with the places in y, W and x of every product of the definition.
@@ -278,27 +339,37 @@ fn check(case: &Case, spec: &str, seed: u64) {
     let x = values(case.x.iter().product(), seed + 1);
     let g = values(y_shape.iter().product(), seed + 2);
     let [y, dx] = case.naive(&w, &x, &g);
-    let methods = match case.options.groups {
-        1 => vec![ConvMethod::Auto, ConvMethod::Direct, ConvMethod::Patches],
-        _ => vec![ConvMethod::Auto],
-    };
+    let mut methods = vec![ConvMethod::Auto, ConvMethod::Direct];
+    if case.options.groups == 1 {
+        methods.push(ConvMethod::Patches);
+    }
+    if case.w.len() == 3 && case.reach() < 1 << 20 {
+        methods.push(ConvMethod::Fourier);
+    }
     for method in methods {
         let mut case = case.clone();
         case.options.method = method;
+        if method == ConvMethod::Fourier {
+            // Spectra of one row need more than the smallest limits.
+            let limit = &mut case.options.matmul.scratch_bytes;
+            *limit = (*limit).max(4 << 20);
+        }
         let found = run(&tensor, &case, &x, &g);
-        let direct = method == ConvMethod::Direct || case.options.groups > 1;
         let largest = |v: &[f32]| v.iter().fold(0.0f64, |a, b| a.max(f64::from(b.abs())));
         for (direction, (found, expected)) in found.iter().zip([&y, &dx]).enumerate() {
             let (terms, input) = match direction {
                 0 => (cols, &x),
                 _ => (n / case.w[1] / case.options.groups, &g),
             };
-            // A form's own product rounds elsewhere (factors one after another, scales after
-            // sums, transforms), of which the suite of products allows 1e-5 of the norms. A
-            // patch's is at most that of as many of the largest values.
-            let own = match direct {
-                true => 0.0,
-                false => 1e-5 * largest(input) * (terms as f64).sqrt() * norm(&w),
+            let own = match method {
+                // A form's own product rounds elsewhere (factors one after another, scales
+                // after sums, transforms), of which the suite of products allows 1e-5 of the
+                // norms. A patch's is at most that of as many of the largest values.
+                ConvMethod::Patches | ConvMethod::Auto => {
+                    1e-5 * largest(input) * (terms as f64).sqrt() * norm(&w)
+                }
+                ConvMethod::Direct => 0.0,
+                ConvMethod::Fourier => case.fourier_bound(&w, input, direction),
             };
             for (i, (f, (e, magnitude))) in found.iter().zip(expected).enumerate() {
                 let bound = bound(terms, *magnitude) + own;
@@ -442,12 +513,15 @@ fn threads_change_no_bit_and_scratch_only_a_forms_own_products() {
             "dct2(keep=30%)",
         ] {
             let tensor = encode(&w, &case.w, spec);
-            for method in [ConvMethod::Auto, ConvMethod::Direct, ConvMethod::Patches] {
-                if method == ConvMethod::Patches && case.options.groups > 1 {
+            for method in METHODS {
+                if !case.takes(method) {
                     continue;
                 }
                 let mut direct = None;
                 for scratch in [1, 40_000, 1 << 20, usize::MAX] {
+                    if method == ConvMethod::Fourier && scratch < 1 << 20 {
+                        continue;
+                    }
                     let run = |threads: usize| {
                         let mut case = case.clone();
                         case.options.method = method;
@@ -524,8 +598,8 @@ fn convolutions_keep_to_the_scratch_limit() {
         ] {
             let tensor = encode(&w, &case.w, spec);
             for limit in [200 << 10, 1 << 20, 8 << 20] {
-                for method in [ConvMethod::Direct, ConvMethod::Patches] {
-                    if method == ConvMethod::Patches && case.options.groups > 1 {
+                for method in METHODS {
+                    if !case.takes(method) || (method == ConvMethod::Fourier && limit < 1 << 20) {
                         continue;
                     }
                     let mut case = case.clone();
@@ -553,32 +627,46 @@ fn convolutions_keep_to_the_scratch_limit() {
 #[test]
 fn rounded_activations_are_told_and_near() {
     let _alone = alone();
-    let mut case = Case::new(
-        &[64, 32, 3, 3],
-        &[1, 32, 24, 24],
-        with([1; 2], [[1; 2]; 2], [1; 2], 1),
-    );
-    let w = weights(Kind::Gaussian, 64, 32 * 9, 5);
-    let x = values(32 * 24 * 24, 6);
-    for spec in ["int8", "int4", "bf16", "dense", "mask(keep=50%)"] {
-        let tensor = encode(&w, &case.w, spec);
-        let mut exact = vec![0.0; 64 * 24 * 24];
-        case.options.matmul.precision = Precision::Exact;
-        let done = tensor.conv(&x, &case.x, &mut exact, &case.options).unwrap();
-        assert_eq!(done.precision, Precision::Exact);
-        let mut y = vec![0.0; exact.len()];
-        case.options.matmul.precision = Precision::Fast;
-        let done = tensor.conv(&x, &case.x, &mut y, &case.options).unwrap();
-        let error: Vec<f32> = y.iter().zip(&exact).map(|(a, b)| a - b).collect();
-        let relative = norm(&error) / norm(&exact);
-        println!("{spec}: {:?}, {relative:e}", done.precision);
-        // Ways to sum differ by rounding in f32; int8 activations by -40 dB, see `Precision`.
-        let most = if done.precision == Precision::Fast {
-            0.02
-        } else {
-            1e-5
-        };
-        assert!(relative < most, "{spec}: {relative}");
+    // 256 columns are one group of scales by row, and one of rounded activations.
+    for (w_shape, x_shape) in [
+        (vec![64, 32, 3, 3], vec![1, 32, 24, 24]),
+        (vec![64, 256, 1, 1], vec![1, 256, 24, 24]),
+    ] {
+        let pad = w_shape[3] / 2;
+        let mut case = Case::new(&w_shape, &x_shape, with([1; 2], [[pad; 2]; 2], [1; 2], 1));
+        let w = weights(Kind::Gaussian, 64, w_shape[1..].iter().product(), 5);
+        let x = values(x_shape.iter().product(), 6);
+        for spec in [
+            "int8",
+            "int8(group=row)",
+            "int4",
+            "bf16",
+            "dense",
+            "mask(keep=50%)",
+        ] {
+            let tensor = encode(&w, &case.w, spec);
+            let mut exact = vec![0.0; 64 * 24 * 24];
+            case.options.matmul.precision = Precision::Exact;
+            let done = tensor.conv(&x, &case.x, &mut exact, &case.options).unwrap();
+            assert_eq!(done.precision, Precision::Exact);
+            case.options.matmul.precision = Precision::Fast;
+            for method in [ConvMethod::Auto, ConvMethod::Patches] {
+                case.options.method = method;
+                let mut y = vec![0.0; exact.len()];
+                let done = tensor.conv(&x, &case.x, &mut y, &case.options).unwrap();
+                let error: Vec<f32> = y.iter().zip(&exact).map(|(a, b)| a - b).collect();
+                let relative = norm(&error) / norm(&exact);
+                println!("{spec} {method:?}: {:?}, {relative:e}", done.precision);
+                // Ways to sum differ by rounding in f32; int8 activations by −40 dB, see
+                // `Precision`.
+                let most = if done.precision == Precision::Fast {
+                    0.02
+                } else {
+                    1e-5
+                };
+                assert!(relative < most, "{spec}: {relative}");
+            }
+        }
     }
 }
 
@@ -884,6 +972,7 @@ fn kernels_are_what_they_say_on_every_instruction_set() {
     let _alone = alone();
     let mut rng = Rng::new(5);
     let x = values(3000, 1);
+    spectra_are_summed(&mut rng);
     let mut lengths = vec![100, 130, 200, 385];
     lengths.extend(1..70);
     for set in kernel::available() {
@@ -941,6 +1030,61 @@ fn kernels_are_what_they_say_on_every_instruction_set() {
                         set.isa()
                     );
                 }
+            }
+        }
+    }
+}
+
+fn spectra_are_summed(rng: &mut Rng) {
+    use cortex::kernel::conv::{BINS, BLOCK, Spectra};
+    for set in kernel::available() {
+        for (rows, vectors) in (1..10).flat_map(|r| (1..6).map(move |v| (r, v))) {
+            let planes = 1 + rng.below(9);
+            let mut side = |rows: usize, seed: u64| {
+                let (plane, gap) = (BLOCK + 3 * rng.below(3), rng.below(40));
+                let stride = planes * plane + gap;
+                (values(rows * stride, seed), stride, plane)
+            };
+            let (w, w_stride, w_plane) = side(rows, 1);
+            let (x, x_stride, x_plane) = side(vectors, 2);
+            let spectra = |data, rows, stride, plane| Spectra {
+                data,
+                rows,
+                stride,
+                plane,
+            };
+            let mut out = vec![7.0; rows * vectors * BLOCK + 1];
+            set.conv_spectra(
+                &spectra(&w, rows, w_stride, w_plane),
+                &spectra(&x, vectors, x_stride, x_plane),
+                planes,
+                &mut out,
+            );
+            assert_eq!(out.pop(), Some(7.0));
+            for (at, found) in out.iter().enumerate() {
+                let (block, i) = (at / BLOCK, at % BLOCK);
+                let (r, v) = (block / vectors, block % vectors);
+                let (mut sum, mut magnitude) = (0.0, 0.0f64);
+                for p in 0..planes {
+                    let complex = |s: &[f32], at: usize| {
+                        let at = at + i % BINS;
+                        (f64::from(s[at]), f64::from(s[at + BINS]))
+                    };
+                    let (a, b) = complex(&w, r * w_stride + p * w_plane);
+                    let (c, d) = complex(&x, v * x_stride + p * x_plane);
+                    let two = if i < BINS {
+                        [a * c, -b * d]
+                    } else {
+                        [a * d, b * c]
+                    };
+                    sum += two[0] + two[1];
+                    magnitude += two[0].abs() + two[1].abs();
+                }
+                assert!(
+                    (f64::from(*found) - sum).abs() <= bound(2 * planes, magnitude),
+                    "{:?} {rows} × {vectors}, {planes} planes: {found}, {sum} expected",
+                    set.isa()
+                );
             }
         }
     }

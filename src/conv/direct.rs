@@ -175,12 +175,12 @@ struct Held {
 }
 
 /// Part of an output: some planes of one image, and neighbouring positions of them.
-struct Task<'a> {
-    image: usize,
-    planes: Range<usize>,
+pub(super) struct Task<'a> {
+    pub(super) image: usize,
+    pub(super) planes: Range<usize>,
     /// The first position.
-    at: usize,
-    panel: Columns<'a>,
+    pub(super) at: usize,
+    pub(super) panel: Columns<'a>,
 }
 
 /// Writes `y`: the convolution of `x`, or the gradient of x from that of y. Neither is
@@ -710,26 +710,26 @@ pub(super) fn cut(grid: [usize; 2], positions: usize) -> [usize; 2] {
 }
 
 /// Hands out an output in tasks: image by image, planes by planes, band by band.
-struct Tasks<'a, I> {
-    images: I,
-    image: usize,
+pub(super) struct Tasks<'a, I> {
+    pub(super) images: I,
+    pub(super) image: usize,
     /// Planes that are written.
-    planes: Range<usize>,
+    pub(super) planes: Range<usize>,
     /// Planes of the image that are left, and the first of them.
-    left: &'a mut [f32],
-    next: usize,
+    pub(super) left: &'a mut [f32],
+    pub(super) next: usize,
     /// Planes of a group, and of a task.
-    group: usize,
-    step: usize,
-    columns: Option<(Range<usize>, Columns<'a>)>,
+    pub(super) group: usize,
+    pub(super) step: usize,
+    pub(super) columns: Option<(Range<usize>, Columns<'a>)>,
     /// Positions of a plane, of a row, and of a band.
-    plane: usize,
-    width: usize,
-    band: usize,
+    pub(super) plane: usize,
+    pub(super) width: usize,
+    pub(super) band: usize,
 }
 
 impl<'a, I: Iterator<Item = (usize, &'a mut [f32])>> Tasks<'a, I> {
-    fn next(&mut self) -> Option<Task<'a>> {
+    pub(super) fn next(&mut self) -> Option<Task<'a>> {
         loop {
             if let Some((planes, columns)) = &mut self.columns
                 && columns.cols() > 0

@@ -12,6 +12,7 @@
 //! together (im2col) never exist.
 
 mod direct;
+mod fourier;
 mod lines;
 mod patches;
 mod shape;
@@ -19,6 +20,7 @@ mod shape;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use direct::Direction;
+use fourier::Fourier;
 use shape::Shape;
 
 use crate::error::{Error, Result};
@@ -42,6 +44,12 @@ pub enum ConvMethod {
     /// weights, a quarter for decoding, a quarter for sums and padded samples.
     /// Always exact.
     Direct,
+    /// Windows of rows are decoded and transformed, and multiplied by the spectra of
+    /// overlapping segments of x, for kernels of one dimension: what an output costs hardly
+    /// depends on the number of taps. Half of the scratch limit is for spectra of weights, a
+    /// quarter for decoding, a quarter for those of x. Rounding errors are relative to the
+    /// norms of kernel and segment, and a sample that is not finite spoils its segment.
+    Fourier,
 }
 
 /// Strides, padding and the like of a convolution. Pairs stand for height and width;
@@ -118,9 +126,11 @@ impl Tensor {
         if rounds {
             product = product.fast(&rounded);
         }
-        let done = match self.conv_method(&shape, options, rounds)? {
-            ConvMethod::Patches => patches::forward(self.form(), &product, &shape, x, y),
-            _ => direct::run(self.form(), &product, &shape, Direction::Forward, x, y),
+        let form = self.form();
+        let done = match self.conv_method(&shape, Direction::Forward, options, rounds)? {
+            Method::Patches => patches::forward(form, &product, &shape, x, y),
+            Method::Direct => direct::run(form, &product, &shape, Direction::Forward, x, y),
+            Method::Fourier(way) => way.run(form, &product, x, y),
         };
         let precision = match rounded.load(Ordering::Relaxed) {
             true => Precision::Fast,
@@ -154,29 +164,50 @@ impl Tensor {
         }
         let product = options.matmul.product();
         let (form, to) = (self.form(), x_gradient);
-        let done = match self.conv_method(&shape, options, false)? {
-            ConvMethod::Patches => patches::backward(form, &product, &shape, g, to),
-            _ => direct::run(form, &product, &shape, Direction::Backward, g, to),
+        let done = match self.conv_method(&shape, Direction::Backward, options, false)? {
+            Method::Patches => patches::backward(form, &product, &shape, g, to),
+            Method::Direct => direct::run(form, &product, &shape, Direction::Backward, g, to),
+            Method::Fourier(way) => way.run(form, &product, g, to),
         };
         done.map(|()| EXACT).map_err(|e| self.blame(e))
     }
 
-    /// What `Auto` stands for.
-    fn conv_method(
+    /// How to compute it. The choice depends on the tensor, the shape and the options, but
+    /// not on the number of threads.
+    fn conv_method<'a>(
         &self,
-        shape: &Shape,
+        shape: &'a Shape,
+        direction: Direction,
         options: &ConvOptions,
         _rounds: bool,
-    ) -> Result<ConvMethod> {
+    ) -> Result<Method<'a>> {
+        let form = self.form();
+        let fourier = || Fourier::new(form, shape, direction, options.matmul.scratch_bytes);
+        let refuse = |why: String| Err(self.blame(Error::invalid(why)));
         match options.method {
-            ConvMethod::Patches if shape.groups > 1 => Err(self.blame(Error::invalid(format!(
+            ConvMethod::Patches if shape.groups > 1 => refuse(format!(
                 "patches are of one group; the convolution has {} groups",
                 shape.groups
-            )))),
-            ConvMethod::Auto => Ok(ConvMethod::Direct),
-            method => Ok(method),
+            )),
+            ConvMethod::Patches => Ok(Method::Patches),
+            ConvMethod::Direct => Ok(Method::Direct),
+            ConvMethod::Fourier => match fourier() {
+                Some(way) => Ok(Method::Fourier(way)),
+                None => refuse(format!(
+                    "transforms are of kernels of one dimension whose spectra fit {} bytes",
+                    options.matmul.scratch_bytes
+                )),
+            },
+            ConvMethod::Auto => Ok(Method::Direct),
         }
     }
+}
+
+/// A [`ConvMethod`] that was decided on.
+enum Method<'a> {
+    Patches,
+    Direct,
+    Fourier(Fourier<'a>),
 }
 
 const EXACT: Computed = Computed {

@@ -530,3 +530,203 @@ pub(crate) mod patches {
         }
     }
 }
+
+/// Frequencies that lie side by side in a block of a spectrum.
+pub const BINS: usize = 16;
+
+/// Numbers of a block: real parts, then imaginary parts.
+pub const BLOCK: usize = 2 * BINS;
+
+/// Blocks of several spectra at the same frequencies: of each row and plane one, or of each
+/// vector and plane.
+#[derive(Clone, Copy, Debug)]
+pub struct Spectra<'a> {
+    /// The numbers; the first are those of row 0, plane 0.
+    pub data: &'a [f32],
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Elements from one plane to the next.
+    pub plane: usize,
+}
+
+/// Checks what the loops below rely on; false if there is nothing to do.
+fn checked_spectra(w: &Spectra<'_>, x: &Spectra<'_>, planes: usize, out: &[f32]) -> bool {
+    if planes == 0 || w.rows == 0 || x.rows == 0 {
+        return false;
+    }
+    for s in [w, x] {
+        let last = (s.rows - 1) * s.stride + (planes - 1) * s.plane;
+        assert!(last + BLOCK <= s.data.len());
+    }
+    assert!(w.rows * x.rows * BLOCK <= out.len());
+    true
+}
+
+/// `out[r][v] = Σ w[r][p] · x[v][p]`, complex, for one block of frequencies.
+pub(crate) mod spectra {
+    use super::{BINS, BLOCK, Spectra, checked_spectra};
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) use x86::{avx2, avx512};
+
+    pub(crate) fn portable(w: &Spectra<'_>, x: &Spectra<'_>, planes: usize, out: &mut [f32]) {
+        if !checked_spectra(w, x, planes, out) {
+            return;
+        }
+        for (i, out) in out
+            .chunks_exact_mut(BLOCK)
+            .take(w.rows * x.rows)
+            .enumerate()
+        {
+            let (r, v) = (i / x.rows, i % x.rows);
+            let mut acc = [[0.0f32; BINS]; 2];
+            for p in 0..planes {
+                let block = |s: &Spectra<'_>, row: usize| -> [[f32; BINS]; 2] {
+                    let at = row * s.stride + p * s.plane;
+                    let (re, im) = s.data[at..at + BLOCK].split_at(BINS);
+                    std::array::from_fn(|i| {
+                        let part = if i == 0 { re } else { im };
+                        std::array::from_fn(|i| part[i])
+                    })
+                };
+                let ([a, b], [c, d]) = (block(w, r), block(x, v));
+                for i in 0..BINS {
+                    acc[0][i] += a[i] * c[i] - b[i] * d[i];
+                    acc[1][i] += a[i] * d[i] + b[i] * c[i];
+                }
+            }
+            let (re, im) = out.split_at_mut(BINS);
+            re.copy_from_slice(&acc[0]);
+            im.copy_from_slice(&acc[1]);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    mod x86 {
+        use std::arch::x86_64::*;
+
+        use super::super::{BINS, BLOCK, Spectra, checked_spectra, step};
+
+        macro_rules! spectra {
+            ($name:ident, $tile:ident, $features:literal, $lanes:literal, $most:literal,
+             [$zero:ident, $load:ident, $store:ident, $fmadd:ident, $fnmadd:ident]) => {
+                /// `R` rows × `V` vectors, one register's frequencies.
+                ///
+                /// # Safety
+                /// The rows and planes are within `w` and `x`, and `out` has a block for
+                /// each pair, `x_rows` of them a row.
+                #[inline]
+                #[target_feature(enable = $features)]
+                unsafe fn $tile<const R: usize, const V: usize>(
+                    (w, w_stride, w_plane): (*const f32, usize, usize),
+                    (x, x_stride, x_plane): (*const f32, usize, usize),
+                    planes: usize,
+                    (out, x_rows): (*mut f32, usize),
+                ) {
+                    // SAFETY: as promised.
+                    unsafe {
+                        let mut re = [[$zero(); V]; R];
+                        let mut im = [[$zero(); V]; R];
+                        for p in 0..planes {
+                            let mut c = [$zero(); V];
+                            let mut d = [$zero(); V];
+                            for v in 0..V {
+                                let at = x.add(v * x_stride + p * x_plane);
+                                c[v] = $load(at);
+                                d[v] = $load(at.add(BINS));
+                            }
+                            for r in 0..R {
+                                let at = w.add(r * w_stride + p * w_plane);
+                                let (a, b) = ($load(at), $load(at.add(BINS)));
+                                for v in 0..V {
+                                    re[r][v] = $fmadd(a, c[v], re[r][v]);
+                                    im[r][v] = $fmadd(a, d[v], im[r][v]);
+                                    re[r][v] = $fnmadd(b, d[v], re[r][v]);
+                                    im[r][v] = $fmadd(b, c[v], im[r][v]);
+                                }
+                            }
+                        }
+                        for r in 0..R {
+                            for v in 0..V {
+                                let to = out.add((r * x_rows + v) * BLOCK);
+                                $store(to, re[r][v]);
+                                $store(to.add(BINS), im[r][v]);
+                            }
+                        }
+                    }
+                }
+
+                #[target_feature(enable = $features)]
+                pub(crate) fn $name(
+                    w: &Spectra<'_>,
+                    x: &Spectra<'_>,
+                    planes: usize,
+                    out: &mut [f32],
+                ) {
+                    if !checked_spectra(w, x, planes, out) {
+                        return;
+                    }
+                    let mut r = 0;
+                    while r < w.rows {
+                        let rows = step(w.rows - r, &[$most, 2, 1]);
+                        let mut v = 0;
+                        while v < x.rows {
+                            let vectors = step(x.rows - v, &[2, 1]);
+                            for lane in (0..BINS).step_by($lanes) {
+                                let w = (w.data[r * w.stride + lane..].as_ptr(), w.stride, w.plane);
+                                let from =
+                                    (x.data[v * x.stride + lane..].as_ptr(), x.stride, x.plane);
+                                let at = (r * x.rows + v) * BLOCK + lane;
+                                let to = (out[at..].as_mut_ptr(), x.rows);
+                                // SAFETY: `checked_spectra` held rows, vectors and planes
+                                // against the slices.
+                                unsafe {
+                                    match (rows, vectors) {
+                                        (4, 2) => $tile::<4, 2>(w, from, planes, to),
+                                        (4, _) => $tile::<4, 1>(w, from, planes, to),
+                                        (2, 2) => $tile::<2, 2>(w, from, planes, to),
+                                        (2, _) => $tile::<2, 1>(w, from, planes, to),
+                                        (_, 2) => $tile::<1, 2>(w, from, planes, to),
+                                        (_, _) => $tile::<1, 1>(w, from, planes, to),
+                                    }
+                                }
+                            }
+                            v += vectors;
+                        }
+                        r += rows;
+                    }
+                }
+            };
+        }
+
+        spectra!(
+            avx512,
+            tile_512,
+            "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd",
+            16,
+            4,
+            [
+                _mm512_setzero_ps,
+                _mm512_loadu_ps,
+                _mm512_storeu_ps,
+                _mm512_fmadd_ps,
+                _mm512_fnmadd_ps
+            ]
+        );
+        spectra!(
+            avx2,
+            tile_256,
+            "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt",
+            8,
+            2,
+            [
+                _mm256_setzero_ps,
+                _mm256_loadu_ps,
+                _mm256_storeu_ps,
+                _mm256_fmadd_ps,
+                _mm256_fnmadd_ps
+            ]
+        );
+    }
+}

@@ -248,7 +248,7 @@ macro_rules! kernels {
     };
 }
 
-use conv::{Tap, Weights};
+use conv::{Spectra, Tap, Weights};
 use dense::Difference;
 use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
@@ -315,6 +315,10 @@ kernels! {
     /// `dst[i · stride + k] = x[offsets[k] + i]` for i < `n`.
     fn conv_patches(x: &[f32], offsets: &[usize], n: usize, dst: &mut [f32], stride: usize) =
         [conv::patches::portable, conv::patches::avx2, conv::patches::avx512];
+    /// `out[r · x.rows + v] = Σ w[r][p] · x[v][p]` over `planes`, complex, for one block of
+    /// frequencies.
+    fn conv_spectra(w: &Spectra<'_>, x: &Spectra<'_>, planes: usize, out: &mut [f32]) =
+        [conv::spectra::portable, conv::spectra::avx2, conv::spectra::avx512];
 
     /// Number of set bits of a mask.
     fn mask_count(mask: &[u8]) -> usize =
