@@ -10,6 +10,7 @@ mod dense;
 mod ecq;
 mod encode;
 mod gptq;
+mod lists;
 mod mask;
 mod modes;
 mod product;

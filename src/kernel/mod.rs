@@ -254,6 +254,7 @@ use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
 use quant::{Layout, Quantizer, TILE_ROWS};
 use rans::{DecodeTable, EncodeTable};
+use sparse::{IndexRows, MaskRows};
 use spmm::SparseRows;
 
 kernels! {
@@ -326,9 +327,34 @@ kernels! {
     /// Opens one masked row into `out` (zeros elsewhere); returns the values taken.
     fn mask_expand_row(mask: &[u8], values: &[f32], out: &mut [f32]) -> usize =
         [sparse::expand_row::portable, sparse::expand_row::avx2, sparse::expand_row::avx512];
-    /// Product of one masked row with one row of `x`, touching set columns only.
-    fn mask_dot_row(mask: &[u8], values: &[f32], x: &[f32]) -> f32 =
-        [sparse::dot_row::portable, sparse::dot_row::avx2, sparse::dot_row::avx512];
+    /// Columns of the set bits of one row, which fit `indices`; how many they are.
+    fn mask_list(mask: &[u8], indices: &mut [u16]) -> usize =
+        [sparse::list_mask::portable, sparse::list_mask::avx2, sparse::list_mask::avx512];
+    /// `out[b][r] = Σ x[b][k] · w[r][k]` over the set columns k, for vectors that begin
+    /// `stride` apart.
+    fn mask_dot(m: &MaskRows<'_>, x: &[f32], stride: usize, out: &mut [f32]) =
+        [sparse::mask_dot::portable, sparse::mask_dot::avx2, sparse::mask_dot::avx512];
+    /// `sums[r][l] = Σ w[r][k] · panel[k][l]` over the set columns k, for as many lanes as
+    /// [`LANES`](sparse::LANES) has and at most [`PANEL_ROWS`](sparse::PANEL_ROWS) rows.
+    fn mask_panel(m: &MaskRows<'_>, panel: &[f32], lanes: usize, sums: &mut [f32]) =
+        [sparse::mask_panel::portable, sparse::mask_panel::avx2, sparse::mask_panel::avx512];
+    /// `y[j] += Σ g[r] · w[r][first + j]`; `first` and, unless it is the last column, the end
+    /// are multiples of 64.
+    fn mask_add(m: &MaskRows<'_>, g: &[f32], first: usize, y: &mut [f32]) =
+        [sparse::mask_add::portable, sparse::mask_add::avx2, sparse::mask_add::avx512];
+    /// Whether the columns of every row rise and are below `cols`, and the rows end where
+    /// the list does.
+    fn index_ascend(ends: &[u32], indices: &[u16], cols: usize) -> bool =
+        [sparse::ascend::portable, sparse::ascend::avx2, sparse::ascend::avx512];
+    /// `out[r] = Σ w[r][k] · x[k]` over the columns k of the lists.
+    fn index_dot(m: &IndexRows<'_>, x: &[f32; sparse::INDEX_COLS], out: &mut [f32]) =
+        [sparse::index_dot::portable, sparse::index_dot::avx2, sparse::index_dot::avx512];
+    /// `sums[r][l] = Σ w[r][k] · panel[k][l]` as `mask_panel`, in blocks of so many columns.
+    fn index_panel(m: &IndexRows<'_>, panel: &[f32], lanes: usize, block: usize, sums: &mut [f32]) =
+        [sparse::index_panel::portable, sparse::index_panel::avx2, sparse::index_panel::avx512];
+    /// `y[j][l] += Σ g[r][l] · w[r][first + j]` for one lane or as `mask_panel`.
+    fn index_add(m: &IndexRows<'_>, g: &[f32], lanes: usize, first: usize, y: &mut [f32]) =
+        [sparse::index_add::portable, sparse::index_add::avx2, sparse::index_add::avx512];
 
     /// Positions of one segment from the Rice codes of their gaps, see
     /// [`positions`]: `out.len()` of them, strictly increasing and below 65,536. False
@@ -435,6 +461,9 @@ kernels! {
         dot_batch = dot::batch::avx512vnni;
         dot_narrow = dot::narrow::avx512vnni;
         dot_tiles = dot::tiles::avx512vnni;
+        mask_count = sparse::vbmi2::count;
+        mask_list = sparse::vbmi2::list_mask;
+        mask_panel = sparse::vbmi2::mask_panel;
     }
     then avx512bf16 {}
     then neon {
