@@ -747,25 +747,32 @@ impl Mask {
             self.window_bytes(rows) + lists::aligned_bytes(rows.min(PANEL_ROWS) * batch)
         };
         let x = &*all;
-        product.windows(self, batch, y, &cost, |rows, y, scratch| {
-            let kernels = product.kernels;
-            let (window, _, room) = lists::rooms(scratch);
-            let opened = self.open(&rows, kernels, window)?;
-            let At::Bits(bits) = opened.at else {
-                return Err(Error::internal("a mask of lists opened as bits"));
-            };
-            for start in rows.clone().step_by(PANEL_ROWS) {
-                let piece = start..(start + PANEL_ROWS).min(rows.end);
-                let m = self.mask_rows(&opened, bits, &piece, kernels);
-                let (from, n) = (start - rows.start, piece.len());
-                let sums = lists::aligned(room.sums, batch * n);
-                kernels.mask_dot(&m, x, stride, sums);
-                for (b, sums) in sums.chunks_exact(n).enumerate() {
-                    y.row_mut(b)[from..from + n].copy_from_slice(sums);
+        product.windows(
+            self,
+            self.matmul_macs().saturating_mul(batch as u64),
+            usize::MAX,
+            y,
+            &cost,
+            |rows, y, scratch| {
+                let kernels = product.kernels;
+                let (window, _, room) = lists::rooms(scratch);
+                let opened = self.open(&rows, kernels, window)?;
+                let At::Bits(bits) = opened.at else {
+                    return Err(Error::internal("a mask of lists opened as bits"));
+                };
+                for start in rows.clone().step_by(PANEL_ROWS) {
+                    let piece = start..(start + PANEL_ROWS).min(rows.end);
+                    let m = self.mask_rows(&opened, bits, &piece, kernels);
+                    let (from, n) = (start - rows.start, piece.len());
+                    let sums = lists::aligned(room.sums, batch * n);
+                    kernels.mask_dot(&m, x, stride, sums);
+                    for (b, sums) in sums.chunks_exact(n).enumerate() {
+                        y.row_mut(b)[from..from + n].copy_from_slice(sums);
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 
     /// Products by panels of `x`.
@@ -780,26 +787,33 @@ impl Mask {
         let cost = |rows: usize| {
             self.window_bytes(rows) + lists::aligned_bytes(rows.min(PANEL_ROWS) * most * 2)
         };
-        product.windows(self, batch, y, &cost, |rows, y, scratch| {
-            let kernels = product.kernels;
-            let (window, _, room) = lists::rooms(scratch);
-            let opened = self.open(&rows, kernels, window)?;
-            let At::Bits(bits) = opened.at else {
-                return Err(Error::internal("a mask of lists opened as bits"));
-            };
-            for start in rows.clone().step_by(PANEL_ROWS) {
-                let piece = start..(start + PANEL_ROWS).min(rows.end);
-                let m = self.mask_rows(&opened, bits, &piece, kernels);
-                for group in lists::groups(batch) {
-                    let n = piece.len() * group.lanes;
-                    let (sums, turned) = lists::aligned(room.sums, 2 * n).split_at_mut(n);
-                    let panel = &panels[group.before * cols..][..group.lanes * cols];
-                    kernels.mask_panel(&m, panel, group.lanes, sums);
-                    lists::store(sums, &group, turned, start - rows.start, y, kernels);
+        product.windows(
+            self,
+            self.matmul_macs().saturating_mul(batch as u64),
+            usize::MAX,
+            y,
+            &cost,
+            |rows, y, scratch| {
+                let kernels = product.kernels;
+                let (window, _, room) = lists::rooms(scratch);
+                let opened = self.open(&rows, kernels, window)?;
+                let At::Bits(bits) = opened.at else {
+                    return Err(Error::internal("a mask of lists opened as bits"));
+                };
+                for start in rows.clone().step_by(PANEL_ROWS) {
+                    let piece = start..(start + PANEL_ROWS).min(rows.end);
+                    let m = self.mask_rows(&opened, bits, &piece, kernels);
+                    for group in lists::groups(batch) {
+                        let n = piece.len() * group.lanes;
+                        let (sums, turned) = lists::aligned(room.sums, 2 * n).split_at_mut(n);
+                        let panel = &panels[group.before * cols..][..group.lanes * cols];
+                        kernels.mask_panel(&m, panel, group.lanes, sums);
+                        lists::store(sums, &group, turned, start - rows.start, y, kernels);
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 
     /// The transposed product with one vector: threads divide the columns.
