@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -728,6 +729,135 @@ fn codecs_and_doctor_tell_what_there_is() {
     assert!(text.contains("safetensors") && text.contains("kernels"));
 }
 
+/// Runs `cortex bench matmul` with a line of words more.
+fn bench_matmul(line: &str) -> Run {
+    cortex(
+        ["bench", "matmul"]
+            .into_iter()
+            .chain(line.split_whitespace()),
+    )
+}
+
+#[test]
+fn bench_matmul_checks_and_times_a_product() {
+    const KEYS: [&str; 14] = [
+        "peer",
+        "spec",
+        "out",
+        "inn",
+        "B",
+        "threads",
+        "cold",
+        "wbytes",
+        "min_s",
+        "med_s",
+        "n",
+        "cpu_s",
+        "kernel",
+        "max_rel_error",
+    ];
+    let small = "--shape 48x96 --batch 3 --seconds 0.01 --json";
+    for (spec, bytes, cold) in [("int8", 48 * 96 + 320, "--hot"), ("mask", 3456, "--cold")] {
+        let line =
+            format!("--spec {spec} {small} {cold} --threads 2 --precision exact --sparsity 90%");
+        let json = bench_matmul(&line).exits(0).json();
+        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, KEYS);
+        assert_eq!(json["peer"], "cortex");
+        assert_eq!(json["spec"], spec);
+        let counts = ["out", "inn", "B", "threads"].map(|k| json[k].as_u64().unwrap());
+        assert_eq!(counts, [48, 96, 3, 2]);
+        assert_eq!(json["cold"], u8::from(cold == "--cold"));
+        assert!(json["wbytes"].as_u64().unwrap() <= bytes, "{json}");
+        let [least, median] = ["min_s", "med_s"].map(|k| json[k].as_f64().unwrap());
+        assert!(0.0 < least && least <= median && median < 1.0, "{json}");
+        assert!(json["n"].as_u64().unwrap() >= 3);
+        assert!(json["kernel"].as_str().unwrap().ends_with("/exact"));
+        // f32 sums of 96 products: 1e-7 of the size, and some.
+        assert!(json["max_rel_error"].as_f64().unwrap() < 1e-5, "{json}");
+    }
+    // What the activations are rounded to may be left open, and shows in the error at most.
+    let json = bench_matmul(&format!("--spec int4 {small} --hot"))
+        .exits(0)
+        .json();
+    assert!(json["max_rel_error"].as_f64().unwrap() < 0.05, "{json}");
+    let text = bench_matmul("--spec int4 --shape 48x96 --seconds 0.01 --hot")
+        .exits(0)
+        .stdout;
+    assert!(
+        text.contains("GFLOP/s") && text.contains("int4, 48×96"),
+        "{text}"
+    );
+
+    bench_matmul("--spec int9 --json")
+        .exits(2)
+        .says("--spec, column 1: unknown form 'int9'");
+    for wrong in [
+        "--shape 48",
+        "--sparsity 90",
+        "--batch 0",
+        "--threads 0",
+        "--seconds 0",
+        "--cold --hot",
+    ] {
+        bench_matmul(&format!("--spec int8 --shape 8x8 {wrong}")).exits(2);
+    }
+}
+
+#[test]
+fn bench_probe_tells_the_limits_of_the_machine() {
+    let json = cortex("bench probe --threads 2 --seconds 0.1 --json".split(' '))
+        .exits(0)
+        .json();
+    assert_eq!(json["threads"], 2);
+    assert!(json["read_gbs"].as_f64().unwrap() > 0.1, "{json}");
+    for unit in ["f32", "bf16", "int8"] {
+        let rate = &json[format!("{unit}_gflops")];
+        assert!(rate.is_null() || rate.as_f64().unwrap() > 0.1, "{json}");
+    }
+    let text = cortex("bench probe --seconds 0.01".split(' '))
+        .exits(0)
+        .stdout;
+    assert!(text.contains("read") && text.contains("GB/s"), "{text}");
+}
+
+#[test]
+fn bench_matmul_answers_requests() {
+    let mut child = program()
+        .args([
+            "bench",
+            "matmul",
+            "--spec",
+            "int8",
+            "--shape",
+            "40x64",
+            "--json",
+            "--serve",
+            "--seconds",
+            "0.01",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(
+        stdin,
+        "{{\"B\": 5, \"cold\": 0}}\n{{\"B\": 2, \"cold\": 0}}"
+    )
+    .unwrap();
+    drop(stdin);
+    let run = Run::of(child.wait_with_output().unwrap()).exits(0);
+    let lines: Vec<Value> = run
+        .stdout
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let batches: Vec<&Value> = lines.iter().map(|l| &l["B"]).collect();
+    assert_eq!(batches, [&Value::from(5), &Value::from(2), &Value::Null]);
+    assert_eq!(lines[2]["answered"], 2);
+}
+
 #[test]
 fn help_and_version() {
     let run = cortex(["--version"]).exits(0);
@@ -746,6 +876,7 @@ fn help_and_version() {
         "verify",
         "diff",
         "codecs",
+        "bench",
         "doctor",
     ] {
         assert!(help.contains(command));

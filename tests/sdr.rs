@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Kind, Rng, assert_close, naive_matmul, norm, weights};
+use common::{Kind, Rng, assert_close, exact, naive_matmul, norm, weights};
 use cortex::archive::{Archive, Writer};
 use cortex::form::{self, EncodeContext, Part, REGISTRY, Stored, StoredPart};
 use cortex::kernel::{self, KernelSet};
@@ -418,9 +418,7 @@ fn binary_and_ternary_tensors_store_one_value() {
         for batch in [1, 5] {
             let mut y = vec![0.0; batch * rows];
             let x = &x[..batch * cols];
-            tensor
-                .matmul(x, batch, &mut y, &MatmulOptions::default())
-                .unwrap();
+            tensor.matmul(x, batch, &mut y, &exact()).unwrap();
             let scale = |i: usize| {
                 norm(&x[i / rows * cols..][..cols]) * norm(&values[i % rows * cols..][..cols])
             };
@@ -730,7 +728,7 @@ fn archives_hold_every_kind_of_values() {
             let x = vec![0.5; stored.cols() * 3];
             let product = |t: &Tensor| {
                 let mut y = vec![0.0; t.rows() * 3];
-                t.matmul(&x, 3, &mut y, &MatmulOptions::default()).unwrap();
+                t.matmul(&x, 3, &mut y, &exact()).unwrap();
                 y
             };
             assert_eq!(product(&stored), product(tensor), "{name}");

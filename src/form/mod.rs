@@ -4,6 +4,7 @@
 //! parts are [`Buffer`]s or, recursively, other forms. A new form is one file and one
 //! line in [`REGISTRY`]; `docs/adding-a-form.md` walks through it.
 
+mod activations;
 mod cp;
 mod dense;
 mod ecq;

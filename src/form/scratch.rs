@@ -8,6 +8,9 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
+use super::activations::Rounder;
+use crate::kernel::quant::TILE_ROWS;
+
 /// Working memory of one thread, kept between windows so that it is allocated once. A
 /// user takes a field, resizes it and writes before reading: what it held is of no use.
 #[derive(Debug, Default)]
@@ -24,6 +27,15 @@ pub struct Scratch {
     pub panel: Vec<f32>,
     /// Decoded positions.
     pub positions: Vec<u32>,
+    /// Activations as integers: of most columns, of those past a multiple of 32, and of most
+    /// columns in wider groups.
+    pub rounded: [Rounder; 3],
+    /// A tile whose codes were opened, and its scales.
+    pub(super) opened: [Vec<u8>; 2],
+    /// The same with int8 codes and scales for wider groups.
+    pub(super) narrowed: [Vec<u8>; 2],
+    /// Sums of tiles.
+    pub(super) sums: Vec<[f32; TILE_ROWS]>,
     /// For a nested form.
     pub nested: Option<Box<Scratch>>,
 }
@@ -31,7 +43,7 @@ pub struct Scratch {
 /// Bytes that idle scratch of the whole process may keep: two default scratch limits.
 const KEPT_BYTES: usize = 64 << 20;
 
-static POOL: Mutex<Vec<Box<Scratch>>> = Mutex::new(Vec::new());
+static POOL: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
 
 impl Scratch {
     /// The scratch for a nested form.
@@ -50,13 +62,17 @@ impl Scratch {
             + self.more_bytes.capacity()
             + 4 * (self.floats.capacity() + self.out.capacity() + self.panel.capacity())
             + 4 * self.positions.capacity()
+            + self.opened.iter().map(Vec::capacity).sum::<usize>()
+            + self.narrowed.iter().map(Vec::capacity).sum::<usize>()
+            + self.rounded.iter().map(Rounder::held_bytes).sum::<usize>()
+            + size_of::<[f32; TILE_ROWS]>() * self.sums.capacity()
             + self.nested.as_ref().map_or(0, |n| n.held_bytes())
     }
 }
 
 /// [`Scratch`] on loan.
 #[derive(Debug)]
-pub struct Lease(Option<Box<Scratch>>);
+pub struct Lease(Option<Scratch>);
 
 impl Deref for Lease {
     type Target = Scratch;

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{Form, Meta, Scratch, stored_bytes, window_rows};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::pack::Buffer;
 use crate::spec::Spec;
 use crate::tensor::Dense;
 
@@ -149,6 +150,16 @@ impl Tensor {
             0 => 0.0,
             n => self.stored_bytes() as f64 * 8.0 / n as f64,
         }
+    }
+
+    /// The same tensor with each buffer replaced by `f` of it, which must hold the same
+    /// bytes: moved to other memory, packed otherwise. Fails as `f` does.
+    pub fn map_buffers(&self, f: &mut dyn FnMut(&Buffer) -> Result<Buffer>) -> Result<Self> {
+        let form = self.form.map_buffers(f).map_err(|e| self.blame(e))?;
+        Ok(Self {
+            form: form.into(),
+            ..self.clone()
+        })
     }
 
     /// Adds the tensor's name to an error.

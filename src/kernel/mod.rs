@@ -19,8 +19,10 @@ mod bits;
 mod bytes;
 pub mod columns;
 pub mod dense;
+pub mod dot;
 pub mod ecq;
 pub mod positions;
+pub mod probe;
 pub mod quant;
 pub mod rans;
 mod rotate;
@@ -225,8 +227,9 @@ macro_rules! kernels {
 }
 
 use dense::Difference;
+use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
-use quant::{Quantizer, TILE_ROWS};
+use quant::{Layout, Quantizer, TILE_ROWS};
 use rans::{DecodeTable, EncodeTable};
 use spmm::SparseRows;
 
@@ -238,10 +241,27 @@ kernels! {
     /// Decodes one tile to `out`, row-major.
     fn quant_decode(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32]) =
         [quant::decode::portable, quant::decode::avx2, quant::decode::avx512];
-    /// `out[b][r] = Σ x[b][col] · w[r][col]` for one tile of `rows` rows; `x` is
-    /// `[out.len(), cols]`, row-major. Lanes past `rows` hold no result.
-    fn quant_matmul(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) =
-        [quant::matmul::portable, quant::matmul::avx2, quant::matmul::avx512];
+    /// Opens the codes of a tile of `rows` rows, from column `32 · from` on, to lines of 16
+    /// rows × 4 columns, a code a byte; rows and columns that are not there hold the code
+    /// of zero. `lines` has `512` bytes for each 32 columns begun.
+    fn quant_open(layout: &Layout, codes: &[u8], rows: usize, from: usize, lines: &mut [u8]) =
+        [quant::open::portable, quant::open::avx2, quant::open::avx512];
+    /// Rows of activations that `dot_tiles` multiplies at once, for [`Rounding::most`].
+    fn dot_batch() -> usize =
+        [dot::batch::portable, dot::batch::avx2, dot::batch::avx2];
+    /// Rounds rows of activations, which begin every `stride` values of `x`, to integers.
+    fn round_activations(x: &[f32], stride: usize, to: &mut Rounding<'_>, found: &mut [Rounded]) =
+        [dot::round::portable, dot::round::avx2, dot::round::avx512];
+    /// Gives the first tile of `w`, which has groups of at most 128 columns and no zeros,
+    /// int8 codes with one scale for [`WIDE_GROUP`](dot::WIDE_GROUP) columns: rounded
+    /// anew, with an error of −42 dB on Gaussian weights. False, and nothing of use, where
+    /// the groups of a row differ so much that it would be more.
+    fn dot_narrow(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool =
+        [dot::narrow::portable, dot::narrow::avx2, dot::narrow::avx2];
+    /// `out[t · x.rows + b][r] += Σ x[b][col] · w[t][r][col]` for the tiles of `w` from the
+    /// first, as many as `out` has room for. The same bits on every instruction set.
+    fn dot_tiles(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) =
+        [dot::tiles::portable, dot::tiles::avx2, dot::tiles::avx2];
     /// Least and largest value of `w`, or the index of the first that is not finite.
     fn min_max(w: &[f32]) -> Result<(f32, f32), usize> =
         [quant::min_max::portable, quant::min_max::avx2, quant::min_max::avx512];
@@ -376,7 +396,11 @@ kernels! {
     fn ecq_trellis(c: &Chooser, w: &[f32], rows: &[u8], cols: &[u8], paths: &mut Paths, x: &mut [f32], out: &mut [i32]) =
         [ecq::trellis::portable, ecq::trellis::avx2, ecq::trellis::avx512];
 
-    then avx512vnni {}
+    then avx512vnni {
+        dot_batch = dot::batch::avx512vnni;
+        dot_narrow = dot::narrow::avx512vnni;
+        dot_tiles = dot::tiles::avx512vnni;
+    }
     then avx512bf16 {}
     then neon {}
 }

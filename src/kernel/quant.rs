@@ -1,4 +1,4 @@
-//! Group-quantised tiles: layout, encode, decode, multiply.
+//! Group-quantised tiles: layout, encode, decode. Their products: [`dot`](super::dot).
 //!
 //! A matrix is cut into tiles of 16 rows (the last one shorter, not padded). Codes and
 //! scales lie apart, each tile by tile, so that either is read and packed by itself. A
@@ -162,7 +162,7 @@ fn each(f: impl Fn(usize) -> f32) -> Rows {
 
 /// 1.5 · 2^23: adding it rounds |v| < 2^22 to the nearest integer, ties to even, and
 /// leaves that integer in the low bits. Every instruction set vectorises it alike.
-const MAGIC: f32 = 12_582_912.0;
+pub(super) const MAGIC: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn clamp(v: f32, low: f32, high: f32) -> f32 {
@@ -236,6 +236,17 @@ impl Quantizer {
             (1.0 / self.multiplier, 0.0, 0.0)
         } else {
             (1.0, self.multiplier, self.offset * self.multiplier)
+        }
+    }
+
+    /// The scales and zeros of a tile of `rows` rows as those of a full one, in which the
+    /// rows that are not there are zero.
+    pub fn pad_heads(&self, scales: &[u8], rows: usize, out: &mut Vec<u8>) {
+        out.clear();
+        for values in scales.chunks_exact(2 * rows) {
+            let end = out.len() + 2 * TILE_ROWS;
+            out.extend_from_slice(values);
+            out.resize(end, 0);
         }
     }
 
@@ -602,7 +613,7 @@ fn encode_bits<const BITS: u32>(
 /// The value of an f16, without branches, so that sixteen are turned at once. Exact, and
 /// the same on every instruction set.
 #[inline(always)]
-fn from_f16(bits: u16) -> f32 {
+pub(super) fn from_f16(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
     // 2^112 moves the exponent's bias from 15 to 127, subnormals included.
     let value = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
@@ -632,41 +643,6 @@ fn head_values(q: &Quantizer, head: &[u8], rows: usize, row: usize) -> (f32, f32
         0.0
     };
     (s, z)
-}
-
-/// All rows of a group's head at once; lanes past `rows` are zero.
-#[inline(always)]
-fn head_rows(q: &Quantizer, head: &[u8], rows: usize) -> (Rows, Rows) {
-    if !q.layout.scales {
-        return (
-            [q.multiplier; TILE_ROWS],
-            [q.offset * q.multiplier; TILE_ROWS],
-        );
-    }
-    let s = head_row(&head[..2 * rows], q.multiplier);
-    if q.layout.zeros {
-        (s, head_row(&head[2 * rows..4 * rows], q.multiplier))
-    } else {
-        (s, [0.0; TILE_ROWS])
-    }
-}
-
-/// Scales or zeros of all rows, with the multiplier in them. No closure: those are not
-/// always inlined, and out of line they lose the instruction set.
-#[inline(always)]
-fn head_row(bytes: &[u8], multiplier: f32) -> Rows {
-    let mut raw = [0u8; 2 * TILE_ROWS];
-    match bytes.first_chunk() {
-        // A copy of known length stays in a register.
-        Some(full) => raw = *full,
-        None => raw[..bytes.len()].copy_from_slice(bytes),
-    }
-    let bits: [u16; TILE_ROWS] = bytemuck::cast(raw);
-    let mut out = [0.0; TILE_ROWS];
-    for r in 0..TILE_ROWS {
-        out[r] = from_f16(bits[r]) * multiplier;
-    }
-    out
 }
 
 #[inline(always)]
@@ -726,412 +702,45 @@ fn decode_bits<const BITS: u32>(
     }
 }
 
-/// Opens a block to `w[col][row] = c`, lane = row.
+/// Opens the blocks of a tile of `rows` rows from block `from` on to lines of 16 rows × 4
+/// columns, a code a byte; see [`KernelSet::quant_open`](super::KernelSet::quant_open).
 #[inline(always)]
-fn expand_block<const BITS: u32>(
-    body: &[u8],
-    c: usize,
-    rows: usize,
-    w: &mut [[f32; TILE_ROWS]; 64],
-) {
-    let half = 1i32 << (BITS - 1);
-    let line_bytes = 4 * rows;
-    let mut line = [0u32; TILE_ROWS];
-    let fetch = |line: &mut [u32; TILE_ROWS], at: usize| {
-        let bytes = &body[at..at + line_bytes];
-        let (words, _) = bytes.as_chunks::<4>();
-        for (l, w) in line.iter_mut().zip(words) {
-            *l = u32::from_le_bytes(*w);
-        }
-    };
-    let mut u = [[0u32; TILE_ROWS]; 64];
-    let (mut at, mut low) = (0, 0);
-    for &p in planes(BITS) {
-        let n = plane_row_bytes(p as usize, c);
-        let mask = (1u32 << p) - 1;
-        for j in 0..n / 4 {
-            fetch(&mut line, at);
-            at += line_bytes;
-            for i in 0..(8 / p) as usize {
-                for k in 0..4 {
-                    let shift = 8 * k as u32 + i as u32 * p;
-                    let out = &mut u[i * n + 4 * j + k];
-                    for r in 0..TILE_ROWS {
-                        out[r] |= ((line[r] >> shift) & mask) << low;
-                    }
-                }
-            }
-        }
-        low += p;
-    }
-    for (w, u) in w.iter_mut().zip(&u).take(c) {
-        for r in 0..TILE_ROWS {
-            w[r] = (u[r] as i32 - half) as f32;
-        }
-    }
+fn open_body(layout: &Layout, codes: &[u8], rows: usize, from: usize, lines: &mut [u8]) {
+    for_bits!(layout.bits, open_bits, layout, codes, rows, from, lines)
 }
 
 #[inline(always)]
-fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    // `mul_add` without the instruction is a library call.
-    if FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// `acc[b][r] += Σ w[col][r] · x[b][col]` over `c` columns, `NB` batch rows.
-#[inline(always)]
-fn multiply_block<const NB: usize, const FMA: bool>(
-    w: &[[f32; TILE_ROWS]; 64],
-    c: usize,
-    x: &[&[f32]; NB],
-    acc: &mut [[f32; TILE_ROWS]; NB],
-) {
-    // Locals, so that the sums stay in registers over the loop.
-    let mut sums = *acc;
-    let x: [&[f32]; NB] = std::array::from_fn(|b| &x[b][..c]);
-    for (col, w) in w[..c].iter().enumerate() {
-        for b in 0..NB {
-            let v = x[b][col];
-            for r in 0..TILE_ROWS {
-                sums[b][r] = multiply_add::<FMA>(w[r], v, sums[b][r]);
-            }
-        }
-    }
-    *acc = sums;
-}
-
-/// One batch row: four sums, so that additions do not wait for each other.
-#[inline(always)]
-fn multiply_block_single<const FMA: bool>(
-    w: &[[f32; TILE_ROWS]; 64],
-    c: usize,
-    x: &[f32],
-    acc: &mut [f32; TILE_ROWS],
-) {
-    let mut sums = [[0.0f32; TILE_ROWS]; 4];
-    let x = &x[..c];
-    let (quads, rest) = w[..c].as_chunks::<4>();
-    let (x_quads, x_rest) = x.as_chunks::<4>();
-    for (w, x) in quads.iter().zip(x_quads) {
-        for k in 0..4 {
-            for r in 0..TILE_ROWS {
-                sums[k][r] = multiply_add::<FMA>(w[k][r], x[k], sums[k][r]);
-            }
-        }
-    }
-    for (w, x) in rest.iter().zip(x_rest) {
-        for r in 0..TILE_ROWS {
-            sums[0][r] = multiply_add::<FMA>(w[r], *x, sums[0][r]);
-        }
-    }
-    for r in 0..TILE_ROWS {
-        acc[r] += (sums[0][r] + sums[1][r]) + (sums[2][r] + sums[3][r]);
-    }
-}
-
-/// An opened block, on whole cache lines: stores and loads of a register never cross one.
-/// Without this the rate hangs on where the stack happens to lie (measured: −30 to −50 %).
-#[repr(align(64))]
-struct Opened([Rows; 64]);
-
-#[inline(always)]
-fn matmul_tile<const BITS: u32, const NB: usize, const FMA: bool>(
-    q: &Quantizer,
-    scales: &[u8],
+fn open_bits<const BITS: u32>(
+    layout: &Layout,
     codes: &[u8],
     rows: usize,
-    x: &[&[f32]; NB],
-    expand: impl Fn(&[u8], &mut [Rows; 64]),
-    out: &mut [[f32; TILE_ROWS]],
+    from: usize,
+    lines: &mut [u8],
 ) {
-    let layout = &q.layout;
-    let mut total = [[0.0f32; TILE_ROWS]; NB];
-    let mut w = Opened([[0.0f32; TILE_ROWS]; 64]);
-    let w = &mut w.0;
-    let head_bytes = layout.head_row_bytes() * rows;
-    let (mut at, mut head_at, mut start) = (0, 0, 0);
-    while start < layout.cols {
-        let c = layout.group.min(layout.cols - start);
-        let head = &scales[head_at..head_at + head_bytes];
-        head_at += head_bytes;
-        // Read before the codes where the sums of several batch rows would wait for it.
-        let (mut s, mut z) = ([0.0; TILE_ROWS], [0.0; TILE_ROWS]);
-        if NB > 1 {
-            (s, z) = head_rows(q, head, rows);
-        }
-        let mut acc = [[0.0f32; TILE_ROWS]; NB];
-        let mut col = 0;
-        while col < c {
-            let n = BLOCK_COLS.min(c - col);
-            let bytes = layout.block_row_bytes(n) * rows;
-            let body = &codes[at..at + bytes];
-            if n == BLOCK_COLS && rows == TILE_ROWS {
-                expand(body, w);
-            } else {
-                expand_block::<BITS>(body, n, rows, w);
-            }
-            if NB == 1 {
-                multiply_block_single::<FMA>(w, n, &x[0][start + col..], &mut acc[0]);
-            } else {
-                let x: [&[f32]; NB] = std::array::from_fn(|b| &x[b][start + col..]);
-                multiply_block::<NB, FMA>(w, n, &x, &mut acc);
-            }
-            at += bytes;
-            col += n;
-        }
-        if NB == 1 {
-            (s, z) = head_rows(q, head, rows);
-        }
-        for b in 0..NB {
-            for r in 0..TILE_ROWS {
-                total[b][r] = multiply_add::<FMA>(s[r], acc[b][r], total[b][r]);
-            }
-        }
-        if layout.zeros {
-            for b in 0..NB {
-                let sum: f32 = x[b][start..start + c].iter().sum();
-                for r in 0..TILE_ROWS {
-                    total[b][r] = multiply_add::<FMA>(z[r], sum, total[b][r]);
-                }
-            }
-        }
-        start += c;
-    }
-    out[..NB].copy_from_slice(&total);
-}
-
-/// Batch rows that go through an opened block together. With eight the compiler no longer
-/// keeps their sums in registers, AVX-512's thirty-two included: measured at half the rate.
-const BATCH_ROWS: usize = 4;
-
-#[inline(always)]
-fn matmul_bits<const BITS: u32, const FMA: bool>(
-    q: &Quantizer,
-    scales: &[u8],
-    codes: &[u8],
-    rows: usize,
-    x: &[f32],
-    expand: impl Fn(&[u8], &mut [Rows; 64]) + Copy,
-    out: &mut [[f32; TILE_ROWS]],
-) {
-    let cols = q.layout.cols;
-    assert!(codes.len() == rows * q.layout.code_row_bytes() && x.len() == out.len() * cols);
-    assert!(scales.len() == rows * q.layout.scale_row_bytes());
-    let row = |b: usize| &x[b * cols..(b + 1) * cols];
-    let mut b = 0;
-    while b + BATCH_ROWS <= out.len() {
-        let x: [&[f32]; BATCH_ROWS] = std::array::from_fn(|i| row(b + i));
-        matmul_tile::<BITS, BATCH_ROWS, FMA>(q, scales, codes, rows, &x, expand, &mut out[b..]);
-        b += BATCH_ROWS;
-    }
-    while b < out.len() {
-        matmul_tile::<BITS, 1, FMA>(q, scales, codes, rows, &[row(b)], expand, &mut out[b..]);
-        b += 1;
-    }
-}
-
-macro_rules! matmul_variant {
-    ($(#[$attr:meta])* $name:ident, $fma:literal, $e8:expr, $e4:expr) => {
-        $(#[$attr])*
-        pub(crate) fn $name(
-            q: &Quantizer,
-            scales: &[u8],
-            codes: &[u8],
-            rows: usize,
-            x: &[f32],
-            out: &mut [[f32; TILE_ROWS]],
-        ) {
-            macro_rules! any {
-                ($bits:literal) => {{
-                    let expand = |b: &[u8], w: &mut [Rows; 64]| {
-                        expand_block::<$bits>(b, BLOCK_COLS, TILE_ROWS, w)
-                    };
-                    matmul_bits::<$bits, $fma>(q, scales, codes, rows, x, expand, out)
-                }};
-            }
-            match q.layout.bits {
-                2 => any!(2),
-                3 => any!(3),
-                4 => matmul_bits::<4, $fma>(q, scales, codes, rows, x, $e4, out),
-                5 => any!(5),
-                6 => any!(6),
-                7 => any!(7),
-                _ => matmul_bits::<8, $fma>(q, scales, codes, rows, x, $e8, out),
-            }
-        }
-    };
-}
-
-/// `y[b][r] = Σ x[b][col] · w[r][col]` for one tile. Full blocks of 8 and 4 bits are opened by hand.
-pub(crate) mod matmul {
-    use super::{BLOCK_COLS, Quantizer, Rows, TILE_ROWS, expand_block, matmul_bits};
-    matmul_variant!(
-        portable,
-        false,
-        |b: &[u8], w: &mut [Rows; 64]| expand_block::<8>(b, BLOCK_COLS, TILE_ROWS, w),
-        |b: &[u8], w: &mut [Rows; 64]| expand_block::<4>(b, BLOCK_COLS, TILE_ROWS, w)
-    );
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) use x86::{avx2, avx512};
-
-    #[cfg(target_arch = "x86_64")]
-    mod x86 {
-        use std::arch::x86_64::*;
-
-        use super::*;
-
-        matmul_variant!(
-            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-            avx2,
-            true,
-            |b: &[u8], w: &mut [Rows; 64]| expand8_avx2(b, w),
-            |b: &[u8], w: &mut [Rows; 64]| expand4_avx2(b, w)
-        );
-        matmul_variant!(
-            #[target_feature(
-                enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
-            )]
-            avx512,
-            true,
-            |b: &[u8], w: &mut [Rows; 64]| expand8_avx512(b, w),
-            |b: &[u8], w: &mut [Rows; 64]| expand4_avx512(b, w)
-        );
-
-        /// The sixteen values that a 4-bit code stands for, less the zero point.
-        const NIBBLES: [f32; 16] = [
-            -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
-        ];
-
-        /// One line is one register, lane = row: byte `k` of each lane, sign-extended, is
-        /// column `4j + k`.
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        fn expand8_avx512(body: &[u8], w: &mut [Rows; 64]) {
-            let flip = _mm512_set1_epi32(0x8080_8080u32 as i32);
-            let lines = body
-                .as_chunks::<64>()
-                .0
-                .iter()
-                .zip(w.as_chunks_mut::<4>().0);
-            for (line, w) in lines {
-                // SAFETY: `line` is 64 bytes.
-                let v = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-                // Offset-binary to two's complement.
-                let v = _mm512_xor_si512(v, flip);
-                let c = [
-                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(v)),
-                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(v)),
-                    _mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(v)),
-                    _mm512_srai_epi32::<24>(v),
-                ];
-                for (w, c) in w.iter_mut().zip(c) {
-                    // SAFETY: `w` is 64 bytes.
-                    unsafe { _mm512_storeu_ps(w.as_mut_ptr(), _mm512_cvtepi32_ps(c)) };
-                }
-            }
-        }
-
-        /// A permute by the low four bits of each lane turns codes into values; the bits
-        /// above them are ignored, so a shift is all that selects a code.
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        fn expand4_avx512(body: &[u8], w: &mut [Rows; 64]) {
-            // SAFETY: the table is 64 bytes.
-            let table = unsafe { _mm512_loadu_ps(NIBBLES.as_ptr()) };
-            let (low, high) = w.split_at_mut(16);
-            let pairs = low
-                .as_chunks_mut::<4>()
-                .0
-                .iter_mut()
-                .zip(high.as_chunks_mut::<4>().0);
-            for (line, (low, high)) in body.as_chunks::<64>().0.iter().zip(pairs) {
-                // SAFETY: `line` is 64 bytes.
-                let v = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-                macro_rules! column {
-                    ($w:expr, $shift:literal) => {{
-                        let v = _mm512_srli_epi32::<$shift>(v);
-                        // SAFETY: a column is 64 bytes.
-                        unsafe {
-                            _mm512_storeu_ps($w.as_mut_ptr(), _mm512_permutexvar_ps(v, table))
-                        };
-                    }};
-                }
-                column!(low[0], 0);
-                column!(high[0], 4);
-                column!(low[1], 8);
-                column!(high[1], 12);
-                column!(low[2], 16);
-                column!(high[2], 20);
-                column!(low[3], 24);
-                column!(high[3], 28);
-            }
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        fn expand8_avx2(body: &[u8], w: &mut [Rows; 64]) {
-            let flip = _mm256_set1_epi32(0x8080_8080u32 as i32);
-            let lines = body
-                .as_chunks::<64>()
-                .0
-                .iter()
-                .zip(w.as_chunks_mut::<4>().0);
-            for (line, w) in lines {
-                for (h, half) in line.as_chunks::<32>().0.iter().enumerate() {
-                    // SAFETY: `half` is 32 bytes.
-                    let v = unsafe { _mm256_loadu_si256(half.as_ptr().cast()) };
-                    let v = _mm256_xor_si256(v, flip);
-                    let c = [
-                        _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(v)),
-                        _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(v)),
-                        _mm256_srai_epi32::<24>(_mm256_slli_epi32::<8>(v)),
-                        _mm256_srai_epi32::<24>(v),
-                    ];
-                    for (w, c) in w.iter_mut().zip(c) {
-                        let out = &mut w.as_chunks_mut::<8>().0[h];
-                        // SAFETY: `out` is 32 bytes.
-                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtepi32_ps(c)) };
-                    }
-                }
-            }
-        }
-
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        fn expand4_avx2(body: &[u8], w: &mut [Rows; 64]) {
-            let (mask, eight) = (_mm256_set1_epi32(15), _mm256_set1_epi32(8));
-            let (low, high) = w.split_at_mut(16);
-            let pairs = low
-                .as_chunks_mut::<4>()
-                .0
-                .iter_mut()
-                .zip(high.as_chunks_mut::<4>().0);
-            for (line, (low, high)) in body.as_chunks::<64>().0.iter().zip(pairs) {
-                for (h, half) in line.as_chunks::<32>().0.iter().enumerate() {
-                    // SAFETY: `half` is 32 bytes.
-                    let v = unsafe { _mm256_loadu_si256(half.as_ptr().cast()) };
-                    macro_rules! column {
-                        ($w:expr, $shift:literal) => {{
-                            let c = _mm256_and_si256(_mm256_srli_epi32::<$shift>(v), mask);
-                            let c = _mm256_cvtepi32_ps(_mm256_sub_epi32(c, eight));
-                            let out = &mut $w.as_chunks_mut::<8>().0[h];
-                            // SAFETY: `out` is 32 bytes.
-                            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), c) };
-                        }};
-                    }
-                    column!(low[0], 0);
-                    column!(high[0], 4);
-                    column!(low[1], 8);
-                    column!(high[1], 12);
-                    column!(low[2], 16);
-                    column!(high[2], 20);
-                    column!(low[3], 24);
-                    column!(high[3], 28);
-                }
+    assert!(codes.len() == rows * layout.code_row_bytes() && rows <= TILE_ROWS);
+    let blocks = layout.cols.div_ceil(BLOCK_COLS);
+    assert!(lines.len() == (blocks - from) * BLOCK_COLS * TILE_ROWS);
+    // Only the last block is shorter: groups are multiples of blocks, or one.
+    let full = layout.block_row_bytes(BLOCK_COLS) * rows;
+    lines.fill(1 << (BITS - 1));
+    for (i, lines) in lines.chunks_exact_mut(BLOCK_COLS * TILE_ROWS).enumerate() {
+        let block = from + i;
+        let c = BLOCK_COLS.min(layout.cols - block * BLOCK_COLS);
+        let body = &codes[block * full..];
+        let body = &body[..body.len().min(full)];
+        for row in 0..rows {
+            let row_codes = load_block(BITS, body, c, rows, row);
+            for (col, code) in row_codes[..c].iter().enumerate() {
+                lines[(col / 4 * TILE_ROWS + row) * 4 + col % 4] = *code;
             }
         }
     }
 }
 
+autovec! {
+    /// Opens blocks of a tile to lines of bytes.
+    open = open_body; fn(layout: &Layout, codes: &[u8], rows: usize, from: usize, lines: &mut [u8])
+}
 autovec! {
     /// Encodes one tile of `rows` rows of `w` (row-major, all columns). `weights`: how much
     /// errors of each column count in a least-squares search, or empty.

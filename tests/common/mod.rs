@@ -134,3 +134,11 @@ pub fn norm(values: &[f32]) -> f64 {
     let sum: f64 = values.iter().map(|v| f64::from(*v).powi(2)).sum();
     sum.sqrt()
 }
+
+/// Products that add nothing but rounding in f32.
+pub fn exact() -> cortex::MatmulOptions {
+    cortex::MatmulOptions {
+        precision: cortex::Precision::Exact,
+        ..cortex::MatmulOptions::default()
+    }
+}

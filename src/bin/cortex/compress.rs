@@ -262,7 +262,7 @@ impl How {
 }
 
 /// Reads a spec; an error shows it with a caret under the column.
-fn parse_spec(flag: &str, text: &str) -> Result<Spec, Box<Failure>> {
+pub(crate) fn parse_spec(flag: &str, text: &str) -> Result<Spec, Box<Failure>> {
     form::parse(text).map_err(|e| {
         // "spec, column N: what is wrong"
         let message = e.message().strip_prefix("spec, ").unwrap_or(e.message());

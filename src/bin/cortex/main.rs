@@ -4,6 +4,7 @@
 //! `--json` exactly one object on stdout, also when the command fails; exit codes as
 //! [`failure`] has them.
 
+mod bench;
 mod codecs;
 mod compress;
 mod decompress;
@@ -72,6 +73,7 @@ enum Command {
     Verify(verify::Args),
     Diff(diff::Args),
     Codecs(codecs::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
 }
 
@@ -84,6 +86,7 @@ impl Command {
             Self::Verify(args) => args.run(),
             Self::Diff(args) => args.run(),
             Self::Codecs(args) => args.run(),
+            Self::Bench(args) => args.run(),
             Self::Doctor(args) => args.run(),
         }
     }

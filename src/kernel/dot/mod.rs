@@ -1,0 +1,838 @@
+//! Products of quantised tiles with quantised activations, in integers.
+//!
+//! Weights stay in the layout of [`quant`](super::quant): a line of 64 bytes is 16 rows × 4
+//! columns, so that one instruction multiplies four columns of 16 rows by four activations
+//! and no sum crosses rows. Activations are int8 codes with a scale for each group of
+//! columns (f32); a group's sum of code products is exact in i32 and, being below 2^24,
+//! in f32 too. It is scaled by both scales and added to the row's f32 sum, group after
+//! group, with one fused multiply-add:
+//!
+//! `y[b][r] = Σ_g fma(Σ_k u[r][k]·q[b][k] − half·Σ_k q[b][k],  s[r][g]·t[b][g],  …)`
+//!
+//! Integers are exact and the fused multiply-add is one operation everywhere, so every
+//! instruction set gives the same bits.
+//!
+//! * One rounding of the activations (`fast`): `x ≈ t·q`, `|q| ≤ 127`. The error is at most
+//!   half a step, `t/2 = max|x|/254`; measured on Gaussian activations −45 dB in groups of
+//!   32 and −42 dB in groups of 256.
+//! * Three (`exact`): what the first leaves is rounded with a step 254 times finer, and so
+//!   once more: `x = t·(q₀ + q₁/254 + q₂/254²)` to `max|x|·2⁻²⁵`, as f32 itself. Each digit
+//!   is a row of its own for the loops here; their sums are added at the end.
+//!
+//! Digits of base 254 rather than 256: half of 1 is then 127 of the next, and all stay
+//! within ±127, which `vpmaddubsw` needs.
+
+// Indices stand for batch rows and digits in several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use half::f16;
+
+use super::autovec;
+use super::quant::{MAGIC, Quantizer, TILE_ROWS, from_f16};
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use portable::Portable;
+
+/// Digits of an activation that make its product exact.
+pub const EXACT_DIGITS: usize = 3;
+
+/// Columns that share a scale where the weights have one scale for more: sums of 512
+/// products of 255·127 still fit the 24 bits of f32, and the scales of 256 cost a
+/// twentieth of the products.
+pub const WIDE_GROUP: usize = 256;
+
+/// Rows of activations as codes, in pieces: of 12, 8, 4, 2 or 1 rows, as many of the
+/// largest that the instruction set multiplies at once as there are, then the smaller. A
+/// piece lies as the loops read it, so that they need one address for all of its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Activations<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Columns, a multiple of 32: codes past those of the matrix are 0.
+    pub cols: usize,
+    /// Columns that share a scale, a multiple of 32; the last group may have fewer.
+    pub group: usize,
+    /// Piece by piece `i8[cols / 4, rows of the piece, 4]`.
+    pub codes: &'a [i8],
+    /// Piece by piece `f32[groups, rows of the piece]`: what codes are to be multiplied by.
+    pub scales: &'a [f32],
+    /// Piece by piece `i32[groups, rows of the piece]`: sums of the codes times `−half`,
+    /// codes of weights being `half` more than they stand for.
+    pub offsets: &'a [i32],
+}
+
+/// The piece that a row lies in: its first row, and how many it has; `most` is what the
+/// instruction set multiplies at once.
+pub fn piece(rows: usize, most: usize, row: usize) -> (usize, usize) {
+    let mut first = 0;
+    for n in [12, 8, 4, 2, 1] {
+        while n <= most && first + n <= rows {
+            if row < first + n {
+                return (first, n);
+            }
+            first += n;
+        }
+    }
+    (rows, 0)
+}
+
+/// Full tiles of quantised weights, as stored or opened: [`Quantizer`] says how.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles<'a> {
+    /// Bits of a code as the planes of `codes` hold them: 8 where tiles were opened.
+    pub bits: u32,
+    /// What is subtracted from a code: `2^(bits − 1)` of the codes before they were opened.
+    pub half: i32,
+    /// Columns to multiply, a multiple of 32.
+    pub cols: usize,
+    /// Columns that share a scale, a multiple of 32 or at least `cols`.
+    pub group: usize,
+    /// Tile by tile.
+    pub codes: &'a [u8],
+    /// Bytes of codes from one tile to the next.
+    pub code_stride: usize,
+    /// Tile by tile, group by group: 16 scales (f16), and 16 zeros (f16) if `zeros`. Empty
+    /// if the multiplier is the one scale.
+    pub scales: &'a [u8],
+    /// Bytes of scales from one tile to the next.
+    pub scale_stride: usize,
+    /// Whether groups carry zeros, or the tensor one.
+    pub zeros: bool,
+    /// Scales and zeros are in units of it.
+    pub multiplier: f32,
+    /// Without scales: the zero of all, in units of the multiplier.
+    pub offset: f32,
+}
+
+impl<'a> Tiles<'a> {
+    /// Full tiles as they are stored, without the columns past the last multiple of 32.
+    pub fn stored(q: &Quantizer, scales: &'a [u8], codes: &'a [u8]) -> Self {
+        let layout = &q.layout;
+        Self {
+            bits: layout.bits,
+            half: layout.half(),
+            cols: layout.cols / 32 * 32,
+            group: match layout.group {
+                g if g < layout.cols => g,
+                _ => usize::MAX,
+            },
+            codes,
+            code_stride: TILE_ROWS * layout.code_row_bytes(),
+            scales,
+            scale_stride: TILE_ROWS * layout.scale_row_bytes(),
+            zeros: layout.zeros,
+            multiplier: q.multiplier,
+            offset: q.offset,
+        }
+    }
+
+    /// One tile of `cols` columns that
+    /// [`quant_open`](super::KernelSet::quant_open) has opened; its heads are `scales`.
+    pub fn opened(q: &Quantizer, cols: usize, scales: &'a [u8], lines: &'a [u8]) -> Self {
+        Self {
+            bits: 8,
+            cols,
+            codes: lines,
+            code_stride: lines.len(),
+            scale_stride: scales.len(),
+            ..Self::stored(q, scales, lines)
+        }
+    }
+
+    /// Without the first `tile` tiles.
+    #[must_use]
+    pub fn from(&self, tile: usize) -> Self {
+        Self {
+            codes: &self.codes[tile * self.code_stride..],
+            scales: &self.scales[(tile * self.scale_stride).min(self.scales.len())..],
+            ..*self
+        }
+    }
+
+    /// One tile as [`dot_narrow`](super::KernelSet::dot_narrow) has made it of this one.
+    pub fn narrowed<'b>(&self, scales: &'b [u8], codes: &'b [u8]) -> Tiles<'b> {
+        Tiles {
+            bits: 8,
+            half: 128,
+            cols: self.cols,
+            group: WIDE_GROUP,
+            codes,
+            code_stride: codes.len(),
+            scales,
+            scale_stride: scales.len(),
+            zeros: false,
+            multiplier: self.multiplier,
+            offset: 0.0,
+        }
+    }
+
+    /// Bytes of one group's scales and zeros.
+    fn head_bytes(&self) -> usize {
+        2 * TILE_ROWS * (1 + usize::from(self.zeros))
+    }
+
+    /// Whether tile `tile` is there.
+    fn holds(&self, tile: usize) -> bool {
+        let codes = self.cols / 8 * self.bits as usize * TILE_ROWS;
+        let heads = self.cols.div_ceil(self.group) * self.head_bytes();
+        tile * self.code_stride + codes <= self.codes.len()
+            && (self.scales.is_empty() || tile * self.scale_stride + heads <= self.scales.len())
+    }
+}
+
+/// Loops of sixteen rows: what an instruction set must bring to multiply tiles.
+///
+/// # Safety
+///
+/// Methods may be called only where the CPU has the instruction set; pointers must be
+/// good for the bytes stated.
+pub(crate) unsafe trait Lines {
+    /// A line: 16 rows × 4 codes.
+    type Codes: Copy;
+    /// Four activations for every row.
+    type Four: Copy;
+    /// 16 × i32.
+    type Sums: Copy;
+    /// 16 × f32.
+    type Floats: Copy;
+    /// Whether `dot8` takes codes as `i8`, 128 less than they are stored.
+    const SIGNED_8: bool;
+    /// Batch rows that go through one tile at once, and through two.
+    const BATCH: usize;
+
+    /// 64 bytes.
+    unsafe fn load(at: *const u8) -> Self::Codes;
+    unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]);
+    /// Bits `SHIFT..SHIFT + BITS` of every byte.
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Self::Codes) -> Self::Codes;
+    /// `low | high << SHIFT`, bytes being wide enough.
+    unsafe fn join<const SHIFT: u32>(low: Self::Codes, high: Self::Codes) -> Self::Codes;
+    /// `round((code − half)·2^shift·ratio/2^15) + 128` for every byte, halves up; each row
+    /// has its ratio twice.
+    unsafe fn rescale(
+        codes: Self::Codes,
+        half: i32,
+        shift: u32,
+        ratio: &[i16; 2 * TILE_ROWS],
+    ) -> Self::Codes;
+    /// 4 bytes, for all rows.
+    unsafe fn four(at: *const i8) -> Self::Four;
+    unsafe fn splat(v: i32) -> Self::Sums;
+    /// `sums + Σ codes·four` for codes of up to 7 bits.
+    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums;
+    /// The same for 8 bits; with `SIGNED_8` it subtracts 128 from each code first.
+    unsafe fn dot8(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums;
+    unsafe fn to_floats(sums: Self::Sums) -> Self::Floats;
+    /// 16 × f16, 32 bytes.
+    unsafe fn load_f16(at: *const u8) -> Self::Floats;
+    unsafe fn splat_f32(v: f32) -> Self::Floats;
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a·b + c`, rounded once.
+    unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> Self::Floats;
+    unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]);
+    unsafe fn prefetch(at: *const u8);
+}
+
+/// One line of a block of 32 columns, columns `4·STEP…`, as codes.
+// A plane of one bit has one line, whatever the step.
+#[allow(clippy::modulo_one)]
+#[inline(always)]
+unsafe fn open_line<L: Lines, const BITS: u32, const STEP: u32>(block: *const u8) -> L::Codes {
+    // SAFETY: the caller's, a block is `8·BITS` lines of 8 bytes each… see the layout:
+    // plane by plane, a plane of p bits being p lines of 64 bytes.
+    unsafe {
+        macro_rules! plane {
+            ($p:literal, $first:literal) => {{
+                // Line j of the plane holds columns 4j + 4p·i in field i.
+                let line = L::load(block.add(64 * ($first + (STEP as usize % $p))));
+                match STEP / $p {
+                    0 => L::field::<$p, 0>(line),
+                    1 => L::field::<$p, { $p % 8 }>(line),
+                    2 => L::field::<$p, { 2 * $p % 8 }>(line),
+                    3 => L::field::<$p, { 3 * $p % 8 }>(line),
+                    4 => L::field::<$p, { 4 * $p % 8 }>(line),
+                    5 => L::field::<$p, { 5 * $p % 8 }>(line),
+                    6 => L::field::<$p, { 6 * $p % 8 }>(line),
+                    _ => L::field::<$p, { 7 * $p % 8 }>(line),
+                }
+            }};
+        }
+        match BITS {
+            2 => plane!(2, 0),
+            3 => L::join::<2>(plane!(2, 0), plane!(1, 2)),
+            4 => plane!(4, 0),
+            5 => L::join::<4>(plane!(4, 0), plane!(1, 4)),
+            6 => L::join::<4>(plane!(4, 0), plane!(2, 4)),
+            7 => L::join::<6>(L::join::<4>(plane!(4, 0), plane!(2, 4)), plane!(1, 6)),
+            _ => L::load(block.add(64 * STEP as usize)),
+        }
+    }
+}
+
+/// Bytes ahead of the codes being multiplied that the next ones are asked for: with less,
+/// one core does not keep enough lines of DRAM in flight; measured 2 to 8 KiB alike.
+const AHEAD: usize = 4096;
+
+/// One tile with the piece of `NB` rows of activations from `first` on. Two tiles at once
+/// would load activations half as often, and spill: measured at less than half the rate.
+#[inline(always)]
+unsafe fn multiply<L: Lines, const BITS: u32, const NB: usize>(
+    w: &Tiles<'_>,
+    tile: usize,
+    x: &Activations<'_>,
+    first: usize,
+    out: &mut [[f32; TILE_ROWS]],
+) {
+    let groups = w.cols.div_ceil(x.group);
+    let signed = BITS == 8 && L::SIGNED_8;
+    let block_bytes = 64 * BITS as usize;
+    assert!(w.cols == x.cols && w.cols.is_multiple_of(32) && x.group.is_multiple_of(32));
+    assert!(w.holds(tile));
+    assert!((first + NB) * x.cols <= x.codes.len());
+    assert!((first + NB) * groups <= x.scales.len() && (first + NB) * groups <= x.offsets.len());
+    assert!(out.len() >= NB);
+    // Groups of activations that share a scale of the weights.
+    let per_head = if w.group >= w.cols {
+        usize::MAX
+    } else {
+        w.group / x.group
+    };
+    // SAFETY: `Lines` may be used (the caller's); every offset below stays within the
+    // slices by the assertions above: codes are read by blocks of 32 columns up to `cols`
+    // of each tile and of the piece, scales up to `groups` of each, heads up to that of the
+    // last group. A prefetch reads nothing.
+    unsafe {
+        let mut codes = w.codes.as_ptr().add(tile * w.code_stride);
+        let mut head = w.scales.as_ptr().wrapping_add(tile * w.scale_stride);
+        let head_bytes = w.head_bytes();
+        let mut heads_left = per_head;
+        let mut xs = x.codes.as_ptr().add(first * x.cols);
+        let mut scales = x.scales.as_ptr().add(first * groups);
+        let mut offsets = x.offsets.as_ptr().add(first * groups);
+        let unit = L::splat_f32(w.multiplier);
+        let mut total = [unit; NB];
+        for b in 0..NB {
+            total[b] = L::load_f32(&out[b]);
+        }
+        let mut left = w.cols / 32;
+        while left > 0 {
+            let blocks = left.min(x.group / 32);
+            left -= blocks;
+            let mut acc = [L::splat(0); NB];
+            if !signed {
+                for b in 0..NB {
+                    acc[b] = L::splat(*offsets.add(b));
+                }
+            } else if w.half != 128 {
+                // Opened from fewer bits: what `dot8` subtracts is too much.
+                for b in 0..NB {
+                    acc[b] = L::splat(*offsets.add(b) - *offsets.add(b) / w.half * 128);
+                }
+            }
+            for _ in 0..blocks {
+                macro_rules! step {
+                    ($s:literal) => {{
+                        let line = open_line::<L, BITS, $s>(codes);
+                        for b in 0..NB {
+                            let four = L::four(xs.add(4 * ($s * NB + b)));
+                            acc[b] = match BITS {
+                                8 => L::dot8(acc[b], line, four),
+                                _ => L::dot(acc[b], line, four),
+                            };
+                        }
+                    }};
+                }
+                for line in 0..BITS as usize {
+                    L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
+                }
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+                step!(4);
+                step!(5);
+                step!(6);
+                step!(7);
+                codes = codes.add(block_bytes);
+                xs = xs.add(32 * NB);
+            }
+            let (mut s, mut z) = (unit, L::splat_f32(w.offset));
+            if !w.scales.is_empty() {
+                L::prefetch(head.wrapping_add(AHEAD / 8));
+                s = L::mul(L::load_f16(head), unit);
+                if w.zeros {
+                    z = L::load_f16(head.add(2 * TILE_ROWS));
+                }
+            }
+            for b in 0..NB {
+                let both = L::mul(s, L::splat_f32(*scales.add(b)));
+                total[b] = L::fma(L::to_floats(acc[b]), both, total[b]);
+            }
+            if w.zeros {
+                let z = L::mul(z, unit);
+                for b in 0..NB {
+                    // A power of two: this is the sum itself.
+                    let sum = *offsets.add(b) as f32 / -(w.half as f32) * *scales.add(b);
+                    total[b] = L::fma(z, L::splat_f32(sum), total[b]);
+                }
+            }
+            heads_left -= 1;
+            if heads_left == 0 {
+                head = head.wrapping_add(head_bytes);
+                heads_left = per_head;
+            }
+            scales = scales.add(NB);
+            offsets = offsets.add(NB);
+        }
+        for b in 0..NB {
+            L::store(total[b], &mut out[b]);
+        }
+    }
+}
+
+/// Tiles of so many bytes that are multiplied together: a quarter of a second-level cache.
+pub fn tiles_at_once(code_bytes: usize) -> usize {
+    ((256 << 10) / code_bytes.max(1)).clamp(1, 16)
+}
+
+/// All tiles of `w` with all rows of `x`: `out[t·rows + b]`.
+#[inline(always)]
+unsafe fn multiply_all<L: Lines, const BITS: u32>(
+    w: &Tiles<'_>,
+    x: &Activations<'_>,
+    out: &mut [[f32; TILE_ROWS]],
+) {
+    let (rows, tiles) = (x.rows, out.len() / x.rows);
+    // Some tiles at a time, all of which a piece of activations meets before the next.
+    let at_once = tiles_at_once(w.code_stride);
+    let mut from = 0;
+    while from < tiles {
+        let to = tiles.min(from + at_once);
+        let mut b = 0;
+        macro_rules! pieces {
+            ($($n:literal),*) => {$(
+                while $n <= L::BATCH && rows - b >= $n {
+                    for tile in from..to {
+                        let out = &mut out[tile * rows + b..];
+                        // SAFETY: the caller's; `multiply` checks every length.
+                        unsafe { multiply::<L, BITS, $n>(w, tile, x, b, out) };
+                    }
+                    b += $n;
+                }
+            )*};
+        }
+        pieces!(12, 8, 4, 2, 1);
+        from = to;
+    }
+}
+
+/// `multiply_all` for the width of the codes.
+#[inline(always)]
+unsafe fn tiles_body<L: Lines>(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+    assert!(x.rows > 0 && out.len().is_multiple_of(x.rows));
+    assert!(w.group.is_multiple_of(x.group) || w.group >= w.cols);
+    // SAFETY: the caller's.
+    unsafe {
+        match w.bits {
+            2 => multiply_all::<L, 2>(w, x, out),
+            3 => multiply_all::<L, 3>(w, x, out),
+            4 => multiply_all::<L, 4>(w, x, out),
+            5 => multiply_all::<L, 5>(w, x, out),
+            6 => multiply_all::<L, 6>(w, x, out),
+            7 => multiply_all::<L, 7>(w, x, out),
+            _ => multiply_all::<L, 8>(w, x, out),
+        }
+    }
+}
+
+/// Squared, how much larger than its mean the greatest magnitude of a group may be for
+/// groups to be given one scale: for Gaussian weights it is 1.9, and what rounding to
+/// `bound/127` adds lies at −42 dB; at 4.3 it lies at −38 dB at the worst.
+const NARROW_CREST: f32 = 4.3;
+
+/// Codes of one tile as int8 with one scale for [`WIDE_GROUP`] columns; see
+/// [`KernelSet::dot_narrow`](super::KernelSet::dot_narrow).
+#[inline(always)]
+unsafe fn narrow_body<L: Lines>(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        match w.bits {
+            2 => narrow_bits::<L, 2>(w, codes, scales),
+            3 => narrow_bits::<L, 3>(w, codes, scales),
+            4 => narrow_bits::<L, 4>(w, codes, scales),
+            5 => narrow_bits::<L, 5>(w, codes, scales),
+            6 => narrow_bits::<L, 6>(w, codes, scales),
+            7 => narrow_bits::<L, 7>(w, codes, scales),
+            _ => narrow_bits::<L, 8>(w, codes, scales),
+        }
+    }
+}
+
+/// Sixteen f16 as f32.
+#[inline(always)]
+fn scales_of(head: &[u8; 2 * TILE_ROWS]) -> [f32; TILE_ROWS] {
+    let mut out = [0.0f32; TILE_ROWS];
+    for r in 0..TILE_ROWS {
+        out[r] = from_f16(u16::from_le_bytes([head[2 * r], head[2 * r + 1]]));
+    }
+    out
+}
+
+#[inline(always)]
+unsafe fn narrow_bits<L: Lines, const BITS: u32>(
+    w: &Tiles<'_>,
+    codes: &mut [u8],
+    scales: &mut [u8],
+) -> bool {
+    const BLOCK: usize = 32 * TILE_ROWS;
+    assert!(w.holds(0) && !w.zeros && !w.scales.is_empty());
+    assert!(WIDE_GROUP.is_multiple_of(w.group) && w.cols.is_multiple_of(32));
+    assert!(codes.len() == w.cols * TILE_ROWS);
+    assert!(scales.len() == w.cols.div_ceil(WIDE_GROUP) * 2 * TILE_ROWS);
+    let half = w.half as f32;
+    let shift = 7 - w.half.trailing_zeros();
+    let heads = w.scales.chunks(WIDE_GROUP / w.group * 2 * TILE_ROWS);
+    let out = codes.chunks_mut(WIDE_GROUP * TILE_ROWS);
+    let blocks = w.codes.chunks(WIDE_GROUP * BITS as usize / 8 * TILE_ROWS);
+    for (((out, scales), heads), blocks) in out
+        .zip(scales.chunks_exact_mut(2 * TILE_ROWS))
+        .zip(heads)
+        .zip(blocks)
+    {
+        // Groups that there are: the last of a tile may not be whole.
+        let groups = (out.len() / TILE_ROWS).div_ceil(w.group);
+        let heads = &heads.as_chunks::<{ 2 * TILE_ROWS }>().0[..groups];
+        let (mut most, mut squares) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
+        for head in heads {
+            let s = scales_of(head);
+            for r in 0..TILE_ROWS {
+                let s = s[r].abs() * half;
+                most[r] = if s > most[r] { s } else { most[r] };
+                squares[r] += s * s;
+            }
+        }
+        let mut inverse = [0.0f32; TILE_ROWS];
+        for r in 0..TILE_ROWS {
+            if most[r] * most[r] * groups as f32 > NARROW_CREST * squares[r] {
+                return false;
+            }
+            let s = f16::from_f32(most[r] * (1.0 / 127.0));
+            scales[2 * r..2 * r + 2].copy_from_slice(&s.to_le_bytes());
+            let s = from_f16(s.to_bits());
+            inverse[r] = if s > 0.0 { half * 256.0 / s } else { 0.0 };
+        }
+        let per_group = w.group * TILE_ROWS;
+        let groups = out
+            .chunks_mut(per_group)
+            .zip(blocks.chunks(per_group / 8 * BITS as usize));
+        for ((out, blocks), head) in groups.zip(heads) {
+            // A code c, times 128/half, times this over 2^15, is c in the new step. Less
+            // than 2^15, unless the step was rounded down to a subnormal.
+            let s = scales_of(head);
+            let mut ratio = [0i16; 2 * TILE_ROWS];
+            for r in 0..TILE_ROWS {
+                let to = (s[r] * inverse[r]).clamp(-32767.0, 32767.0) as i16;
+                ratio[2 * r] = to;
+                ratio[2 * r + 1] = to;
+            }
+            let blocks = blocks.chunks_exact(BLOCK / 8 * BITS as usize);
+            for (out, block) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(blocks) {
+                let lines = out.as_chunks_mut::<{ 4 * TILE_ROWS }>().0;
+                macro_rules! step {
+                    ($($s:literal)*) => {$({
+                        // SAFETY: `Lines` may be used (the caller's); a block is there.
+                        unsafe {
+                            let line = open_line::<L, BITS, $s>(block.as_ptr());
+                            let line = L::rescale(line, w.half, shift, &ratio);
+                            L::store_codes(line, &mut lines[$s]);
+                        }
+                    })*};
+                }
+                step!(0 1 2 3 4 5 6 7);
+            }
+        }
+    }
+    true
+}
+
+/// Products of tiles; see [`KernelSet::dot_tiles`](super::KernelSet::dot_tiles).
+pub(crate) mod tiles {
+    use super::*;
+
+    pub(crate) fn portable(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: `Portable` needs nothing.
+        unsafe { tiles_body::<Portable>(w, x, out) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+    pub(crate) fn avx2(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: the function's features are those of `Avx2`.
+        unsafe { tiles_body::<x86::Avx2>(w, x, out) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(
+        enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512vnni"
+    )]
+    pub(crate) fn avx512vnni(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: the function's features are those of `Vnni`.
+        unsafe { tiles_body::<x86::Vnni>(w, x, out) }
+    }
+}
+
+/// One scale for many groups; see [`KernelSet::dot_narrow`](super::KernelSet::dot_narrow).
+pub(crate) mod narrow {
+    use super::*;
+
+    pub(crate) fn portable(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
+        // SAFETY: `Portable` needs nothing.
+        unsafe { narrow_body::<Portable>(w, codes, scales) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+    pub(crate) fn avx2(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
+        // SAFETY: the function's features are those of `Avx2`.
+        unsafe { narrow_body::<x86::Avx2>(w, codes, scales) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(
+        enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512vnni"
+    )]
+    pub(crate) fn avx512vnni(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
+        // SAFETY: the function's features are those of `Vnni`.
+        unsafe { narrow_body::<x86::Vnni>(w, codes, scales) }
+    }
+}
+
+/// What rounding a row of activations found.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rounded {
+    /// Whether all were finite; if not, codes and scales are of no use.
+    pub finite: bool,
+    /// What the error of the first digit squared is expected to be, `Σ step²/12`; in
+    /// groups of [`WIDE_GROUP`] only.
+    pub noise: f64,
+    /// `Σ x²`; in such groups only.
+    pub energy: f64,
+}
+
+/// Where the codes of rows go: a whole number of pieces.
+#[derive(Debug)]
+pub struct Rounding<'a> {
+    /// As [`Activations::group`].
+    pub group: usize,
+    /// Columns of the matrix.
+    pub width: usize,
+    /// Digits, each a row of the pieces: 1 or [`EXACT_DIGITS`].
+    pub digits: usize,
+    /// What codes of the weights are above what they stand for.
+    pub half: i32,
+    /// The most rows of a piece.
+    pub most: usize,
+    /// As in [`Activations`].
+    pub codes: &'a mut [i8],
+    /// As in [`Activations`].
+    pub scales: &'a mut [f32],
+    /// As in [`Activations`].
+    pub offsets: &'a mut [i32],
+}
+
+/// Sixteen at a time: a register of AVX-512, two of AVX2.
+const LANES: usize = 16;
+
+/// Bits of the largest magnitude: those of an infinity or more if a value is not finite.
+#[inline(always)]
+fn largest(x: &[f32]) -> u32 {
+    // Magnitudes as integers are in the order of the floats, with NaN on top.
+    let bits = |v: f32| v.to_bits() & 0x7fff_ffff;
+    let mut max = [0u32; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for v in whole {
+        for l in 0..LANES {
+            max[l] = max[l].max(bits(v[l]));
+        }
+    }
+    for (l, v) in rest.iter().enumerate() {
+        max[l] = max[l].max(bits(*v));
+    }
+    max.into_iter().fold(0, u32::max)
+}
+
+/// `Σ x²`.
+#[inline(always)]
+fn energy(x: &[f32]) -> f64 {
+    let mut squares = [0.0f32; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for v in whole {
+        for l in 0..LANES {
+            squares[l] += v[l] * v[l];
+        }
+    }
+    for (l, v) in rest.iter().enumerate() {
+        squares[l] += v * v;
+    }
+    // Halves onto each other: sums in a row would wait for one another.
+    let mut step = LANES / 2;
+    while step > 0 {
+        for l in 0..step {
+            squares[l] += squares[l + step];
+        }
+        step /= 2;
+    }
+    f64::from(squares[0])
+}
+
+/// Rows that are rounded in one call at most.
+pub const ROUNDED_AT_ONCE: usize = 48;
+
+/// Rounds rows, which begin every `stride` values of `x`; one `found` each.
+#[inline(always)]
+fn round_body(x: &[f32], stride: usize, to: &mut Rounding<'_>, found: &mut [Rounded]) {
+    match to.digits {
+        1 => round_digits::<1>(x, stride, to, found),
+        _ => round_digits::<EXACT_DIGITS>(x, stride, to, found),
+    }
+}
+
+/// Splits sixteen activations, in units of their scale, into digits, and puts those where
+/// their rows lie.
+#[inline(always)]
+fn digits_of<const D: usize>(
+    mut left: [f32; LANES],
+    places: &[(usize, usize, usize)],
+    cols: usize,
+    at: usize,
+    codes: &mut [i8],
+    sums: &mut [[i32; LANES]; D],
+) {
+    for d in 0..D {
+        let mut q = [0i32; LANES];
+        for l in 0..LANES {
+            let moved = left[l] + MAGIC;
+            // The integer stands in the low bits.
+            q[l] = moved.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+            left[l] = (left[l] - (moved - MAGIC)) * 254.0;
+            sums[d][l] = sums[d][l].wrapping_add(q[l]);
+        }
+        let mut bytes = [0i8; LANES];
+        for l in 0..LANES {
+            bytes[l] = q[l] as i8;
+        }
+        let (first, n, b) = places[d];
+        let from = first * cols + (at / 4 * n + b) * 4;
+        let out = &mut codes[from..from + (LANES / 4 - 1) * 4 * n + 4];
+        for (k, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            out[4 * k * n..][..4].copy_from_slice(four);
+        }
+    }
+}
+
+#[inline(always)]
+fn round_digits<const D: usize>(
+    x: &[f32],
+    stride: usize,
+    to: &mut Rounding<'_>,
+    found: &mut [Rounded],
+) {
+    let (group, width) = (to.group, to.width);
+    let cols = width.next_multiple_of(32);
+    let groups = cols.div_ceil(group);
+    let rows = found.len() * D;
+    assert!(to.digits == D && rows <= ROUNDED_AT_ONCE);
+    assert!(to.codes.len() == rows * cols);
+    assert!(to.scales.len() == rows * groups && to.offsets.len() == rows * groups);
+    let mut places = [(0, 0, 0); ROUNDED_AT_ONCE];
+    for (row, place) in places[..rows].iter_mut().enumerate() {
+        let (first, n) = piece(rows, to.most, row);
+        *place = (first, n, row - first);
+    }
+    found.fill(Rounded {
+        finite: true,
+        ..Rounded::default()
+    });
+    // Columns outside: what rows of a piece write to the same lines stays in the cache.
+    for g in 0..groups {
+        let (start, end) = (g * group, cols.min((g + 1) * group));
+        for (row, found) in found.iter_mut().enumerate() {
+            let x = &x[row * stride..][..width][start.min(width)..end.min(width)];
+            let most = largest(x);
+            found.finite &= most < f32::INFINITY.to_bits();
+            let most = f32::from_bits(most);
+            if group == WIDE_GROUP {
+                found.energy += energy(x);
+                found.noise +=
+                    f64::from(most) * f64::from(most) * (x.len() as f64 / (12.0 * 127.0 * 127.0));
+            }
+            // Denormal activations are brought to where their reciprocal is finite.
+            let up = if most < 1e-30 {
+                1.0 / f32::MIN_POSITIVE
+            } else {
+                1.0
+            };
+            let inverse = if most > 0.0 { 127.0 / (most * up) } else { 0.0 };
+            let mut sums = [[0i32; LANES]; D];
+            let (whole, rest) = x.as_chunks::<LANES>();
+            let mut at = start;
+            for v in whole {
+                let mut left = [0.0f32; LANES];
+                for l in 0..LANES {
+                    left[l] = (v[l] * up) * inverse;
+                }
+                digits_of::<D>(left, &places[row * D..], cols, at, to.codes, &mut sums);
+                at += LANES;
+            }
+            // What is left of the row, and zeros up to its end.
+            while at < end {
+                let mut left = [0.0f32; LANES];
+                if at == start + whole.len() * LANES {
+                    for (left, v) in left.iter_mut().zip(rest) {
+                        *left = (*v * up) * inverse;
+                    }
+                }
+                digits_of::<D>(left, &places[row * D..], cols, at, to.codes, &mut sums);
+                at += LANES;
+            }
+            let mut scale = most * (1.0 / 127.0);
+            for d in 0..D {
+                let (first, n, b) = places[row * D + d];
+                let place = first * groups + g * n + b;
+                to.scales[place] = scale;
+                // Wrapping: what is not finite gives any number here.
+                let sum = sums[d].iter().fold(0i32, |a, b| a.wrapping_add(*b));
+                to.offsets[place] = sum.wrapping_mul(-to.half);
+                scale *= 1.0 / 254.0;
+            }
+        }
+    }
+}
+
+autovec! {
+    /// Rounds rows of activations.
+    round = round_body; fn(x: &[f32], stride: usize, to: &mut Rounding<'_>, found: &mut [Rounded])
+}
+
+/// Rows of activations that are multiplied at once.
+pub(crate) mod batch {
+    use super::Lines;
+
+    pub(crate) fn portable() -> usize {
+        super::Portable::BATCH
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn avx2() -> usize {
+        super::x86::Avx2::BATCH
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn avx512vnni() -> usize {
+        super::x86::Vnni::BATCH
+    }
+}

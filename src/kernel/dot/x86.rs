@@ -1,0 +1,344 @@
+//! Lines of sixteen rows in two AVX2 registers, or one of AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{Lines, TILE_ROWS};
+
+/// AVX2, FMA, F16C.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2;
+
+// SAFETY: every intrinsic below needs AVX2, FMA or F16C at most, which whoever calls
+// `Lines` has; loads and stores are of the bytes that the trait states.
+unsafe impl Lines for Avx2 {
+    type Codes = [__m256i; 2];
+    type Four = __m256i;
+    type Sums = [__m256i; 2];
+    type Floats = [__m256; 2];
+    const SIGNED_8: bool = true;
+    const BATCH: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self::Codes {
+        // SAFETY: 64 bytes.
+        unsafe {
+            [
+                _mm256_loadu_si256(at.cast()),
+                _mm256_loadu_si256(at.add(32).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), codes[0]);
+            _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), codes[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Self::Codes) -> Self::Codes {
+        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
+        unsafe {
+            let mask = _mm256_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            [
+                _mm256_and_si256(_mm256_srl_epi16(codes[0], shift), mask),
+                _mm256_and_si256(_mm256_srl_epi16(codes[1], shift), mask),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(low: Self::Codes, high: Self::Codes) -> Self::Codes {
+        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            [
+                _mm256_or_si256(low[0], _mm256_sll_epi16(high[0], shift)),
+                _mm256_or_si256(low[1], _mm256_sll_epi16(high[1], shift)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(
+        codes: Self::Codes,
+        half: i32,
+        shift: u32,
+        ratio: &[i16; 2 * TILE_ROWS],
+    ) -> Self::Codes {
+        // SAFETY: see the impl. Bytes of even and odd places as 16-bit numbers, the code in
+        // the high byte, moved down to where it stands shifted by `shift`.
+        unsafe {
+            let down = _mm_cvtsi32_si128(8 - shift as i32);
+            let (half, flip) = (_mm256_set1_epi8(half as i8), _mm256_set1_epi8(-128));
+            let high = _mm256_set1_epi16(0xff00u16 as i16);
+            // Loops, not closures: those are not always inlined, and out of line they lose
+            // the instruction set.
+            let mut out = codes;
+            for i in 0..2 {
+                let ratio = _mm256_loadu_si256(ratio.as_ptr().add(16 * i).cast());
+                let c = _mm256_sub_epi8(codes[i], half);
+                let even = _mm256_sra_epi16(_mm256_slli_epi16::<8>(c), down);
+                let odd = _mm256_sra_epi16(_mm256_and_si256(c, high), down);
+                let even = _mm256_mulhrs_epi16(even, ratio);
+                let odd = _mm256_slli_epi16::<8>(_mm256_mulhrs_epi16(odd, ratio));
+                let both = _mm256_or_si256(_mm256_andnot_si256(high, even), odd);
+                out[i] = _mm256_xor_si256(both, flip);
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn four(at: *const i8) -> Self::Four {
+        // SAFETY: 4 bytes.
+        unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> Self::Sums {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
+        // SAFETY: see the impl. Pairs reach 2·127·127 < 2^15: nothing saturates.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let mut out = sums;
+            for i in 0..2 {
+                let pairs = _mm256_maddubs_epi16(codes[i], four);
+                out[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot8(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
+        // SAFETY: see the impl. Magnitudes of codes, unsigned, by activations that carry
+        // the sign: pairs reach 2·128·127 < 2^15. Unsigned codes of 8 bits would saturate.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let flip = _mm256_set1_epi8(-128);
+            let mut out = sums;
+            for i in 0..2 {
+                let c = _mm256_xor_si256(codes[i], flip);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(four, c));
+                out[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: Self::Sums) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u8) -> Self::Floats {
+        // SAFETY: 32 bytes.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f32(v: f32) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: see the impl.
+        unsafe {
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> Self::Floats {
+        // SAFETY: `from` is 64 bytes.
+        unsafe {
+            [
+                _mm256_loadu_ps(from.as_ptr()),
+                _mm256_loadu_ps(from.as_ptr().add(8)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
+
+/// AVX-512 F, BW and VNNI.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vnni;
+
+// SAFETY: every intrinsic below needs AVX-512 F, BW or VNNI at most, which whoever calls
+// `Lines` has; loads and stores are of the bytes that the trait states.
+unsafe impl Lines for Vnni {
+    type Codes = __m512i;
+    type Four = __m512i;
+    type Sums = __m512i;
+    type Floats = __m512;
+    const SIGNED_8: bool = false;
+    const BATCH: usize = 12;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> __m512i {
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(codes: __m512i, out: &mut [u8; 64]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: __m512i) -> __m512i {
+        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
+        unsafe {
+            let mask = _mm512_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            _mm512_and_si512(_mm512_srl_epi16(codes, shift), mask)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            _mm512_or_si512(low, _mm512_sll_epi16(high, shift))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(
+        codes: __m512i,
+        half: i32,
+        shift: u32,
+        ratio: &[i16; 2 * TILE_ROWS],
+    ) -> __m512i {
+        // SAFETY: see the impl. As for AVX2.
+        unsafe {
+            let down = _mm_cvtsi32_si128(8 - shift as i32);
+            let high = _mm512_set1_epi16(0xff00u16 as i16);
+            let ratio = _mm512_loadu_si512(ratio.as_ptr().cast());
+            let c = _mm512_sub_epi8(codes, _mm512_set1_epi8(half as i8));
+            let even = _mm512_sra_epi16(_mm512_slli_epi16::<8>(c), down);
+            let odd = _mm512_sra_epi16(_mm512_and_si512(c, high), down);
+            let even = _mm512_mulhrs_epi16(even, ratio);
+            let odd = _mm512_slli_epi16::<8>(_mm512_mulhrs_epi16(odd, ratio));
+            let both = _mm512_or_si512(_mm512_andnot_si512(high, even), odd);
+            _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn four(at: *const i8) -> __m512i {
+        // SAFETY: 4 bytes.
+        unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(v: i32) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_set1_epi32(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, codes: __m512i, four: __m512i) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_dpbusd_epi32(sums, codes, four) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot8(sums: __m512i, codes: __m512i, four: __m512i) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_dpbusd_epi32(sums, codes, four) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: __m512i) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepi32_ps(sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u8) -> __m512 {
+        // SAFETY: 32 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f32(v: f32) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_set1_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see the impl.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> __m512 {
+        // SAFETY: `from` is 64 bytes.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(v: __m512, out: &mut [f32; TILE_ROWS]) {
+        // SAFETY: `out` is 64 bytes.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
