@@ -54,6 +54,11 @@ impl<'a> Columns<'a> {
         front
     }
 
+    /// Where the first row begins, and elements from one row to the next.
+    pub(super) fn as_mut_ptr(&mut self) -> (*mut f32, usize) {
+        (self.first, self.stride)
+    }
+
     /// One row of the panel.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows);
