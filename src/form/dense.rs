@@ -6,8 +6,9 @@
 //!   elements are of that type, and parameter `type` names it.
 //! * Error: none; with `type=f32` of an f64 tensor 2⁻²⁴; with `type=f16` a relative 2⁻¹¹ per element inside ±65504 (values
 //!   beyond are refused), with `type=bf16` 2⁻⁹.
-//! * Matmul: rows × cols multiplications per row of `x`, f32 sums; f32 rows are read in
-//!   place, other types are converted a window at a time.
+//! * Matmul: rows × cols multiplications per row of `x`, f32 sums; f32, f16 and bf16 are
+//!   read as they are stored, other types converted a window at a time. `fast` rounds
+//!   activations to bf16 for weights in bf16 where the CPU multiplies those.
 //! * Loses: to `q` at any error above 0.5 %, to `mask` on anything with many zeros.
 
 use std::ops::Range;
@@ -15,11 +16,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, kernels};
+use super::{EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, kernels};
 use crate::bytes::AlignedBytes;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernel::KernelSet;
 use crate::pack::Buffer;
 use crate::spec::{Codec, Kind, OptionDef, Options, Term};
 use crate::tensor::View;
@@ -250,35 +250,71 @@ impl Form for Dense {
         Ok(())
     }
 
-    fn matmul_scratch_for(&self, rows: usize) -> usize {
-        let floats = if self.stored == DType::F32 && self.data.in_place() {
-            0
+    /// Elements are read as they are stored; `x` is packed once, for all windows.
+    fn matmul(&self, x: &[f32], batch: usize, y: &mut [f32], product: &Product<'_>) -> Result<()> {
+        let (kernels, cols) = (product.kernels, self.meta.cols);
+        if !matches!(self.stored, DType::F32 | DType::F16 | DType::BF16) {
+            return product.by_rows(self, x, batch, y);
+        }
+        let rounded =
+            self.stored == DType::BF16 && kernels.multiplies_bf16() && product.round_activations();
+        let mut lease = Scratch::lease();
+        let packed = &mut lease.panel;
+        if rounded {
+            packed.resize(kernels.rounded_packed_len(batch, cols), 0.0);
+            kernels.rounded_pack(x, cols, packed);
         } else {
-            rows * self.meta.cols * 4
-        };
-        self.scratch_for(rows) + floats
+            packed.resize(kernels.dense_packed_len(batch, cols), 0.0);
+            kernels.dense_pack(x, cols, packed);
+        }
+        let packed = &*packed;
+        let cost = |rows: usize| self.scratch_for(rows);
+        let macs = self.matmul_macs().saturating_mul(batch as u64);
+        product.windows(self, macs, usize::MAX, y, &cost, |rows, panel, scratch| {
+            let Scratch { bytes, floats, .. } = scratch;
+            let window = self.window(&rows, bytes)?;
+            if self.stored == DType::F32 {
+                let w = aligned::<f32>(window, floats);
+                kernels.dense_matmul_packed(w, packed, cols, panel);
+                return Ok(());
+            }
+            let w = aligned::<u16>(window, floats);
+            match (self.stored, rounded) {
+                (DType::F16, _) => kernels.f16_matmul_packed(w, packed, cols, panel),
+                (_, false) => kernels.bf16_matmul_packed(w, packed, cols, panel),
+                (_, true) => kernels.rounded_matmul_packed(w, packed, cols, panel),
+            }
+            Ok(())
+        })
     }
 
-    fn matmul_rows(
+    fn matmul_t(
         &self,
-        rows: Range<usize>,
-        x: &[f32],
-        out: &mut [f32],
-        kernels: &KernelSet,
-        scratch: &mut Scratch,
+        g: &[f32],
+        batch: usize,
+        y: &mut [f32],
+        product: &Product<'_>,
     ) -> Result<()> {
-        let cols = self.meta.cols;
-        let window = self.window(&rows, &mut scratch.bytes)?;
         if self.stored == DType::F32
-            && let Ok(w) = bytemuck::try_cast_slice::<u8, f32>(window)
+            && self.data.in_place()
+            && let Ok(w) =
+                bytemuck::try_cast_slice(self.window(&(0..self.meta.rows), &mut Vec::new())?)
         {
-            kernels.dense_matmul(w, x, cols, out);
-            return Ok(());
+            y.fill(0.0);
+            let macs = self.matmul_macs().saturating_mul(batch as u64);
+            return product.add_rows(w, self.meta.cols, g, self.meta.rows, macs, y);
         }
-        let floats = &mut scratch.floats;
-        floats.resize(rows.len() * cols, 0.0);
-        self.stored.to_f32(window, floats);
-        kernels.dense_matmul(floats, x, cols, out);
-        Ok(())
+        product.by_rows_t(self, g, batch, y)
     }
+}
+
+/// Elements of a window, which a file may hold at any address: then they are copied.
+fn aligned<'a, T: bytemuck::AnyBitPattern>(window: &'a [u8], room: &'a mut Vec<f32>) -> &'a [T] {
+    if let Ok(elements) = bytemuck::try_cast_slice(window) {
+        return elements;
+    }
+    room.resize(window.len().div_ceil(4), 0.0);
+    let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(room)[..window.len()];
+    bytes.copy_from_slice(window);
+    bytemuck::cast_slice(bytes)
 }

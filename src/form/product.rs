@@ -231,8 +231,6 @@ impl<'a> Product<'a> {
         let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4;
         let workers = self.workers((rows as u64 * cols as u64).saturating_mul(batch as u64));
         let (workers, step) = plan_windows(rows, unit, least, workers, self.scratch_bytes, &cost);
-        let kernels = self.kernels;
-
         // A round: each worker decodes one window, then all add the round's rows, in
         // order, to the output, split by columns.
         let round = workers * step;
@@ -254,27 +252,36 @@ impl<'a> Product<'a> {
                     form.decode_f32(first..first + out.len() / cols, out, &mut scratch)?;
                 }
             })?;
-            // Whole cache lines, and about a second-level cache of output at batch 64.
-            let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
-            let panels = Panels::new(y, cols, width);
-            run_workers(workers, || {
-                while let Some((col, mut panel)) = panels.next() {
-                    add_rows(
-                        kernels,
-                        &decoded[..n * cols],
-                        cols,
-                        col,
-                        g,
-                        rows,
-                        start,
-                        &mut panel,
-                    );
-                }
-                Ok(())
-            })?;
+            let macs = (n as u64 * cols as u64).saturating_mul(batch as u64);
+            self.add_rows(&decoded[..n * cols], cols, &g[start..], rows, macs, y)?;
             start += n;
         }
         Ok(())
+    }
+
+    /// `y[b][k] += Σ g[b · g_stride + r] · w[r][k]`, split by columns.
+    pub(super) fn add_rows(
+        &self,
+        w: &[f32],
+        cols: usize,
+        g: &[f32],
+        g_stride: usize,
+        macs: u64,
+        y: &mut [f32],
+    ) -> Result<()> {
+        let workers = self.workers(macs);
+        // Whole cache lines, and about a second-level cache of output at batch 64.
+        let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
+        let panels = Panels::new(y, cols, width);
+        run_workers(workers, || {
+            let mut scratch = Scratch::lease();
+            while let Some((col, mut panel)) = panels.next() {
+                let memory = &mut scratch.panel;
+                self.kernels
+                    .dense_matmul_t(w, cols, col, g, g_stride, &mut panel, memory);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -285,26 +292,6 @@ fn check(len: usize, batch: usize, width: usize, name: &str) -> Result<()> {
     Err(Error::invalid(format!(
         "{name} holds {len} values; batch {batch} × {width} are needed"
     )))
-}
-
-#[allow(clippy::too_many_arguments)]
-fn add_rows(
-    kernels: &KernelSet,
-    w: &[f32],
-    cols: usize,
-    col: usize,
-    g: &[f32],
-    g_stride: usize,
-    first: usize,
-    panel: &mut Columns<'_>,
-) {
-    let width = panel.cols();
-    for (r, w) in w.chunks_exact(cols).enumerate() {
-        for b in 0..panel.rows() {
-            let g = g[b * g_stride + first + r];
-            kernels.add_scaled(g, &w[col..col + width], panel.row_mut(b));
-        }
-    }
 }
 
 /// Columns of an output, handed out from the left in panels to whoever asks next.

@@ -248,8 +248,11 @@ macro_rules! kernels {
     };
 }
 
+use columns::Columns;
 use conv::{Spectra, Tap, Weights};
-use dense::Difference;
+#[cfg(target_arch = "x86_64")]
+use dense::{Avx2, Avx512, Avx512Bf16};
+use dense::{Difference, Portable};
 use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
 use quant::{Layout, Quantizer, TILE_ROWS};
@@ -290,9 +293,48 @@ kernels! {
     fn min_max(w: &[f32]) -> Result<(f32, f32), usize> =
         [quant::min_max::portable, quant::min_max::avx2, quant::min_max::avx512];
 
-    /// `out[b][r] = Σ x[b][k] · w[r][k]` for row-major `w[rows, cols]`, `x[batch, cols]`.
+    /// `out[b][r] = Σ x[b][k] · w[r][k]` for row-major `w[rows, cols]`, `x[batch, cols]`. For
+    /// weights that are in cache, and for large batches of few columns; weights in memory
+    /// are better multiplied with packed activations. A window of one or two rows costs a
+    /// large batch as much as one of 16 does.
     fn dense_matmul(w: &[f32], x: &[f32], cols: usize, out: &mut [f32]) =
-        [dense::matmul::portable, dense::matmul::avx2, dense::matmul::avx512];
+        [dense::matmul::<Portable>, dense::matmul::<Avx2>, dense::matmul::<Avx512>];
+    /// The same, to a panel of outputs. A row gives the same bits in every window.
+    fn dense_matmul_into(w: &[f32], x: &[f32], cols: usize, out: &mut Columns<'_>) =
+        [dense::matmul_into::<Portable>, dense::matmul_into::<Avx2>, dense::matmul_into::<Avx512>];
+    /// Values of `x[batch, cols]` packed.
+    fn dense_packed_len(batch: usize, cols: usize) -> usize =
+        [dense::packed_len::<Portable>, dense::packed_len::<Avx2>, dense::packed_len::<Avx512>];
+    /// Packs `x[batch, cols]` to `dense_packed_len` values, for the three that follow.
+    fn dense_pack(x: &[f32], cols: usize, packed: &mut [f32]) =
+        [dense::pack::<Portable>, dense::pack::<Avx2>, dense::pack::<Avx512>];
+    /// `out[b][r] = Σ x[b][k] · w[r][k]` for row-major `w[rows, cols]` and packed `x`. Weights
+    /// are read once, in the order in which they lie.
+    fn dense_matmul_packed(w: &[f32], packed: &[f32], cols: usize, out: &mut Columns<'_>) =
+        [dense::matmul_packed::<Portable>, dense::matmul_packed::<Avx2>, dense::matmul_packed::<Avx512>];
+    /// The same for weights in bf16.
+    fn bf16_matmul_packed(w: &[u16], packed: &[f32], cols: usize, out: &mut Columns<'_>) =
+        [dense::bf16_matmul_packed::<Portable>, dense::bf16_matmul_packed::<Avx2>, dense::bf16_matmul_packed::<Avx512>];
+    /// The same for weights in f16.
+    fn f16_matmul_packed(w: &[u16], packed: &[f32], cols: usize, out: &mut Columns<'_>) =
+        [dense::f16_matmul_packed::<Portable>, dense::f16_matmul_packed::<Avx2>, dense::f16_matmul_packed::<Avx512>];
+    /// Whether the set multiplies bf16 with bf16, so that rounding gains by it.
+    fn multiplies_bf16() -> bool =
+        [dense::no_pairs, dense::no_pairs, dense::no_pairs];
+    /// Values of `x[batch, cols]` rounded to bf16 and packed.
+    fn rounded_packed_len(batch: usize, cols: usize) -> usize =
+        [dense::packed_len::<Portable>, dense::packed_len::<Avx2>, dense::packed_len::<Avx512>];
+    /// Rounds `x[batch, cols]` to bf16 and packs it to `rounded_packed_len` values.
+    fn rounded_pack(x: &[f32], cols: usize, packed: &mut [f32]) =
+        [dense::pack_rounded::<Portable>, dense::pack_rounded::<Avx2>, dense::pack_rounded::<Avx512>];
+    /// `out[b][r] = Σ x[b][k] · w[r][k]` for row-major `w[rows, cols]` in bf16 and rounded `x`.
+    fn rounded_matmul_packed(w: &[u16], packed: &[f32], cols: usize, out: &mut Columns<'_>) =
+        [dense::bf16_matmul_packed::<Portable>, dense::bf16_matmul_packed::<Avx2>, dense::bf16_matmul_packed::<Avx512>];
+    /// `y[b][k] += Σ g[b · g_stride + r] · w[r][col + k]` for row-major `w[rows, cols]` and the
+    /// columns that `y` has. Rows are added one after the other, so it does not matter how
+    /// they are cut into windows. `memory` becomes 512 KiB.
+    fn dense_matmul_t(w: &[f32], cols: usize, col: usize, g: &[f32], g_stride: usize, y: &mut Columns<'_>, memory: &mut Vec<f32>) =
+        [dense::matmul_t::<Portable>, dense::matmul_t::<Avx2>, dense::matmul_t::<Avx512>];
     /// `y[i] += g · w[i]`.
     fn add_scaled(g: f32, w: &[f32], y: &mut [f32]) =
         [dense::add_scaled::portable, dense::add_scaled::avx2, dense::add_scaled::avx512];
@@ -465,7 +507,12 @@ kernels! {
         mask_list = sparse::vbmi2::list_mask;
         mask_panel = sparse::vbmi2::mask_panel;
     }
-    then avx512bf16 {}
+    then avx512bf16 {
+        multiplies_bf16 = dense::pairs::are_there;
+        rounded_packed_len = dense::pairs::packed_len::<Avx512Bf16>;
+        rounded_pack = dense::pairs::pack::<Avx512Bf16>;
+        rounded_matmul_packed = dense::pairs::matmul_packed::<Avx512Bf16>;
+    }
     then neon {
         dot_batch = dot::batch::neon;
         dot_narrow = dot::narrow::neon;

@@ -15,6 +15,8 @@ pub(in crate::kernel) trait Elements<S: Simd>: Copy {
     const DEPTH: usize;
     /// Whether a word of 32 bits is as it is stored.
     const AS_STORED: bool;
+    /// Whether products often have but a few rows of them: activations, small factors.
+    const OFTEN_FEW: bool = false;
 
     /// A vector of LANES · DEPTH numbers.
     unsafe fn load(p: *const Self::E) -> S::V;
@@ -44,6 +46,7 @@ impl<S: Simd> Elements<S> for Float {
     type E = f32;
     const DEPTH: usize = 1;
     const AS_STORED: bool = true;
+    const OFTEN_FEW: bool = true;
 
     #[inline(always)]
     unsafe fn load(p: *const f32) -> S::V {

@@ -39,7 +39,7 @@ pub(super) struct Floats<const N: usize>(MaybeUninit<[f32; N]>);
 
 impl<const N: usize> Floats<N> {
     #[inline(always)]
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self(MaybeUninit::uninit())
     }
 
@@ -376,13 +376,14 @@ pub(super) unsafe fn packed<S: Simd, T: Terms<S>>(
             let block = words.div_ceil(blocks).next_multiple_of(CHUNK) * depth;
             for k in (0..cols).step_by(block) {
                 let numbers = block.min(cols - k);
-                let (piece, skip) = match numbers == cols {
-                    true => (usize::MAX >> 1, 0),
-                    false => (numbers * number, (cols - numbers) * number),
+                // Whole rows lie one after the other.
+                let piece = match numbers == cols {
+                    true => rows * cols * number,
+                    false => numbers * number,
                 };
                 let mut r = 0;
                 while r < n {
-                    let m = tile_rows(n - r);
+                    let m = tile_rows::<S, T::W>(n - r, fold);
                     // What follows: the next rows, or this group's first in the next block,
                     // or the next group.
                     let next = match (r + m < n, k + block < cols) {
@@ -399,8 +400,10 @@ pub(super) unsafe fn packed<S: Simd, T: Terms<S>>(
                             numbers,
                             ahead: Ahead {
                                 at: w.wrapping_add(next).cast(),
+                                left: piece,
                                 piece,
-                                skip,
+                                stride: cols * number,
+                                times: 1,
                             },
                             panel: panel.add(k / depth / fold * lanes),
                             panel_stride: lanes,
@@ -535,7 +538,7 @@ where
                     });
                     let mut r = 0;
                     while r < n {
-                        let m = tile_rows(n - r);
+                        let m = tile_rows::<S, A>(n - r, S::LANES);
                         let from = rows.numbers.add((start + r) * cols + k);
                         let strip = Strip::<S, A> {
                             rows: from,
@@ -599,7 +602,7 @@ unsafe fn weights_packed<S: Simd, T: Terms<S>>(
                 });
                 let mut b = 0;
                 while b < x.rows {
-                    let m = tile_rows(x.rows - b);
+                    let m = tile_rows::<S, T::X>(x.rows - b, 1);
                     let from = x.numbers.add(b * cols + k);
                     let strip = Strip::<S, T::X> {
                         rows: from,
@@ -654,7 +657,7 @@ unsafe fn activations_packed<S: Simd, T: Terms<S>>(
                     });
                     let mut r = 0;
                     while r < n {
-                        let m = tile_rows(n - r);
+                        let m = tile_rows::<S, T::W>(n - r, 1);
                         let from = w.numbers.add((start + r) * cols + k);
                         let strip = Strip::<S, T::W> {
                             rows: from,

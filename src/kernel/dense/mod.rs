@@ -18,19 +18,14 @@ mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use elements::{Bf16, Elements, F16, Float, Paired, Pairs, Rounded, RoundedPairs, Terms, Widened};
+use elements::{Bf16, Elements, F16, Float, Paired, Rounded, RoundedPairs, Terms, Widened};
 use simd::Bf16Pairs;
 pub(super) use simd::{Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, Avx512Bf16};
 
 /// Rows of `w` and of `x` for which there are outputs; `None` if there is nothing to add up.
-fn sizes(
-    w: usize,
-    x: Option<usize>,
-    cols: usize,
-    out: &mut Columns<'_>,
-) -> Option<(usize, usize)> {
+fn sizes(w: usize, x: Option<usize>, cols: usize, out: &mut Columns<'_>) -> Option<(usize, usize)> {
     let (rows, batch) = (out.cols(), out.rows());
     if cols == 0 {
         for b in 0..batch {
@@ -40,7 +35,10 @@ fn sizes(
     }
     assert!(rows.checked_mul(cols) == Some(w), "weights of every output");
     if let Some(x) = x {
-        assert!(batch.checked_mul(cols) == Some(x), "activations of every output");
+        assert!(
+            batch.checked_mul(cols) == Some(x),
+            "activations of every output"
+        );
     }
     (rows > 0 && batch > 0).then_some((rows, batch))
 }
@@ -75,7 +73,10 @@ pub(super) unsafe fn matmul<S: Simd>(w: &[f32], x: &[f32], cols: usize, out: &mu
         return;
     }
     let rows = w.len() / cols;
-    assert!(out.len().checked_mul(cols) == rows.checked_mul(x.len()), "an output for each pair");
+    assert!(
+        out.len().checked_mul(cols) == rows.checked_mul(x.len()),
+        "an output for each pair"
+    );
     // SAFETY: as the caller grants.
     unsafe { matmul_into::<S>(w, x, cols, &mut Columns::new(out, rows)) }
 }
@@ -107,7 +108,10 @@ unsafe fn packed_as<S: Simd, T: Terms<S>>(
         return;
     };
     let words = cols.div_ceil(<T::W as Elements<S>>::DEPTH);
-    assert!(packed.len() == matmul::packed_len::<S>(batch, words), "activations packed");
+    assert!(
+        packed.len() == matmul::packed_len::<S>(batch, words),
+        "activations packed"
+    );
     let (to, stride) = out.as_mut_ptr();
     // SAFETY: the slices hold what their lengths, checked above, say; `out` is exclusive.
     unsafe { matmul::packed::<S, T>(w.as_ptr(), rows, packed.as_ptr(), batch, cols, to, stride) }
@@ -194,11 +198,7 @@ pub(super) mod pairs {
     ///
     /// # Safety
     /// The CPU has the features of `S`.
-    pub(in crate::kernel) unsafe fn pack<S: Bf16Pairs>(
-        x: &[f32],
-        cols: usize,
-        packed: &mut [f32],
-    ) {
+    pub(in crate::kernel) unsafe fn pack<S: Bf16Pairs>(x: &[f32], cols: usize, packed: &mut [f32]) {
         // SAFETY: as the caller grants.
         unsafe { pack_as::<S, RoundedPairs>(x, cols, packed) }
     }
@@ -219,7 +219,7 @@ pub(super) mod pairs {
 }
 
 /// `y[b][k] += Σ g[b · g_stride + r] · w[r][col + k]` for `w[rows, cols]` and the columns that
-/// `y` has.
+/// `y` has. `memory` becomes 512 KiB.
 ///
 /// # Safety
 /// The CPU has the features of `S`.
@@ -230,16 +230,23 @@ pub(super) unsafe fn matmul_t<S: Simd>(
     g: &[f32],
     g_stride: usize,
     y: &mut Columns<'_>,
+    memory: &mut Vec<f32>,
 ) {
     let (batch, width) = (y.rows(), y.cols());
     if batch == 0 || width == 0 || w.is_empty() {
         return;
     }
-    assert!(width <= cols && col <= cols - width, "columns of the window");
+    assert!(
+        width <= cols && col <= cols - width,
+        "columns of the window"
+    );
     let rows = w.len() / cols;
     assert!(w.len() == rows * cols, "whole rows");
-    let last = (batch - 1).checked_mul(g_stride).and_then(|n| n.checked_add(rows));
+    let last = (batch - 1)
+        .checked_mul(g_stride)
+        .and_then(|n| n.checked_add(rows));
     assert!(last.is_some_and(|n| n <= g.len()), "a factor for every row");
+    memory.resize(transposed::MEMORY, 0.0);
     let (to, y_stride) = y.as_mut_ptr();
     // SAFETY: the operands are within their slices, as checked above; `y` is exclusive.
     unsafe {
@@ -253,6 +260,7 @@ pub(super) unsafe fn matmul_t<S: Simd>(
             batch,
             y: to,
             y_stride,
+            memory: memory.as_mut_ptr(),
         });
     }
 }

@@ -22,22 +22,28 @@ pub(super) const ROWS: usize = 6;
 /// Folded panels are filled up with zeros to a multiple of this.
 pub(super) const CHUNK: usize = 32;
 
-/// Memory that will be read after what a tile reads: as much as the tile's rows hold is
-/// asked for, in the order of addresses, which is what the machine's own prefetcher follows.
+/// Memory that will be read after what a tile reads: asked for in
+/// the order of addresses, which is what the machine's own prefetcher follows.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     pub(super) at: *const u8,
-    /// Bytes of a piece, a row or a part of one, and from the end of one to the next.
+    /// Bytes that are left of a piece, which is a row or a part of one.
+    pub(super) left: usize,
+    /// Bytes of a piece, and from the begin of one to the next.
     pub(super) piece: usize,
-    pub(super) skip: usize,
+    pub(super) stride: usize,
+    /// How many times as much as the tile's rows hold.
+    pub(super) times: usize,
 }
 
 impl Ahead {
     /// Nothing: what will be read is in cache.
     pub(super) const NOTHING: Self = Self {
         at: std::ptr::null(),
+        left: 0,
         piece: 0,
-        skip: 0,
+        stride: 0,
+        times: 0,
     };
 }
 
@@ -133,17 +139,17 @@ where
                 };
             }
             let mut ahead = self.ahead.at;
-            let mut end = ahead.wrapping_add(self.ahead.piece);
+            let mut end = ahead.wrapping_add(self.ahead.left);
             let chunk = CHUNK * A::DEPTH;
             for _ in 0..self.numbers / chunk {
-                if !ahead.is_null() {
+                for _ in 0..self.ahead.times {
                     for _ in 0..(M * chunk * size_of::<A::E>()).div_ceil(64) {
                         S::prefetch(ahead);
                         ahead = ahead.wrapping_add(64);
                     }
                     if ahead >= end {
-                        ahead = end.wrapping_add(self.ahead.skip);
-                        end = ahead.wrapping_add(self.ahead.piece);
+                        end = end.wrapping_add(self.ahead.stride);
+                        ahead = end.wrapping_sub(self.ahead.piece);
                     }
                 }
                 if A::AS_STORED {
@@ -247,7 +253,7 @@ impl Shape {
     }
 }
 
-/// Runs the tile of `m` rows: 1, 2, 4 or 6.
+/// Runs the tile of `m` rows, which are what [`tile_rows`] gave.
 ///
 /// # Safety
 /// As for [`Tile`].
@@ -284,14 +290,16 @@ where
             match m {
                 1 => tile!(1, $n, $f, $u),
                 2 => tile!(2, $n, $f, $u),
-                4 => tile!(4, $n, $f, $u),
-                6 => tile!(6, $n, $f, $u),
-                _ => unreachable!("tiles have 1, 2, 4 or 6 rows"),
+                3 if $f == 1 && A::OFTEN_FEW => tile!(3, $n, $f, $u),
+                4 if $f == 1 && A::OFTEN_FEW => tile!(4, $n, $f, $u),
+                5 if $f == 1 && A::OFTEN_FEW => tile!(5, $n, $f, $u),
+                ROWS => tile!(6, $n, $f, $u),
+                _ => unreachable!("no tile has {m} rows"),
             }
         };
     }
     match (shape.vectors, shape.fold, shape.turns) {
-        (1, 1, 1) => tiles!(1, 1, 1),
+        (1, 1, 1) if A::OFTEN_FEW => tiles!(1, 1, 1),
         (1, 1, 2) => tiles!(1, 1, 2),
         (1, 2, 2) => tiles!(1, 2, 2),
         (2, 1, 1) => tiles!(2, 1, 1),
@@ -311,13 +319,16 @@ where
     }
 }
 
-/// Rows of the tile for `left` rows.
+/// Rows of the next tile of `left` rows. There are tiles of every height where rows are often
+/// few; elsewhere the last of a window go by two and one, which saves half of the code.
 #[inline(always)]
-pub(super) fn tile_rows(left: usize) -> usize {
-    match left {
-        0..=1 => 1,
-        2..=3 => 2,
-        4..=5 => 4,
+pub(super) fn tile_rows<S: Simd, A: Elements<S>>(left: usize, fold: usize) -> usize {
+    match (left, fold == 1 && A::OFTEN_FEW) {
+        (0..=ROWS, true) => left,
+        // Like ones at the end.
+        (n, true) if n < 2 * ROWS => n.div_ceil(2),
+        (0..=1, false) => left,
+        (2..ROWS, false) => 2,
         _ => ROWS,
     }
 }

@@ -7,15 +7,20 @@
 use std::marker::PhantomData;
 
 use super::elements::{Float, Terms};
-use super::matmul::Floats;
 use super::simd::{Simd, Task};
-use super::tile::{Ahead, ROWS, Shape, Strip, Sums, run, tile_rows};
+use super::tile::{Ahead, CHUNK, ROWS, Shape, Strip, Sums, run, tile_rows};
 
-/// Rows of a block that is copied, so that rows of a power of two in length do not push each
-/// other out of the first cache: 32 KiB with 64 columns.
-const BLOCK: usize = 128;
-/// Columns of the widest panel of any set.
-const LANES: usize = 64;
+/// Rows of a block, for which outputs are read and written once.
+const BLOCK_ROWS: usize = 96;
+/// Columns of a block.
+const BLOCK_COLS: usize = 768;
+/// Values of a block, 256 KiB: the block that is multiplied and the one that is copied fill half
+/// of a second cache of 1 MiB.
+const BLOCK: usize = BLOCK_ROWS * BLOCK_COLS;
+/// Values of working memory.
+pub(in crate::kernel) const MEMORY: usize = 2 * BLOCK;
+/// Up to this batch, weights are read in the order in which they lie, a few rows at a time.
+const BY_ROWS: usize = 16;
 
 /// Where the operands are, for all rows of the window.
 #[derive(Clone, Copy)]
@@ -32,6 +37,8 @@ pub(in crate::kernel) struct Operands {
     /// Outputs, `y_stride` values apart.
     pub(in crate::kernel) y: *mut f32,
     pub(in crate::kernel) y_stride: usize,
+    /// Room for [`MEMORY`] values.
+    pub(in crate::kernel) memory: *mut f32,
 }
 
 /// `y[b][k] += Σ g[b][r] · w[r][k]`.
@@ -42,12 +49,8 @@ pub(in crate::kernel) unsafe fn matmul<S: Simd, T: Terms<S, W = Float, X = Float
     // SAFETY: as the caller grants.
     unsafe {
         match o.batch {
-            0 => {}
-            1 => by_rows::<S, 1>(o),
-            2 => by_rows::<S, 2>(o),
-            3 if S::VECTORS >= 3 => by_rows::<S, 3>(o),
-            4 if S::VECTORS >= 4 => by_rows::<S, 4>(o),
-            _ => by_panels::<S, T>(o),
+            0..=BY_ROWS => by_rows::<S>(o),
+            _ => by_blocks::<S, T>(o),
         }
     }
 }
@@ -111,106 +114,186 @@ impl<S: Simd, const B: usize, const R: usize> Task for Rows<S, B, R> {
 }
 
 /// # Safety
-/// As for [`matmul`], with a batch of `B`.
-unsafe fn by_rows<S: Simd, const B: usize>(o: Operands) {
-    let set = PhantomData;
+/// As for [`matmul`].
+unsafe fn by_rows<S: Simd>(o: Operands) {
     let mut row = 0;
     while row < o.rows {
-        // SAFETY: rows below `rows`.
-        unsafe {
-            if row + ROWS <= o.rows {
-                S::call(Rows::<S, B, ROWS> { o, row, set });
-                row += ROWS;
-            } else {
-                S::call(Rows::<S, B, 1> { o, row, set });
-                row += 1;
+        let rows = if row + ROWS <= o.rows { ROWS } else { 1 };
+        let mut b = 0;
+        while b < o.batch {
+            let some = S::VECTORS.min(o.batch - b);
+            macro_rules! rows {
+                ($b:literal, $r:expr) => {
+                    S::call(Rows::<S, $b, $r> {
+                        o: Operands {
+                            g: o.g.add(b * o.g_stride),
+                            y: o.y.add(b * o.y_stride),
+                            ..o
+                        },
+                        row,
+                        set: PhantomData,
+                    })
+                };
             }
+            // SAFETY: rows below `rows`, and outputs below `batch`.
+            unsafe {
+                match (some, rows) {
+                    (1, ROWS) => rows!(1, ROWS),
+                    (2, ROWS) => rows!(2, ROWS),
+                    (3, ROWS) if S::VECTORS >= 3 => rows!(3, ROWS),
+                    (4, ROWS) if S::VECTORS >= 4 => rows!(4, ROWS),
+                    (1, _) => rows!(1, 1),
+                    (2, _) => rows!(2, 1),
+                    (3, _) if S::VECTORS >= 3 => rows!(3, 1),
+                    (4, _) if S::VECTORS >= 4 => rows!(4, 1),
+                    _ => unreachable!("at most VECTORS rows at once"),
+                }
+            }
+            b += some;
         }
+        row += rows;
     }
 }
 
-/// Copies a block of rows to a panel, with zeros past the last column.
+/// Copies rows of a block to panels, `[panel][rows][columns of the panel]`, with zeros up to
+/// whole vectors.
 struct Copy<S> {
     from: *const f32,
     stride: usize,
     rows: usize,
     cols: usize,
     to: *mut f32,
+    which: std::ops::Range<usize>,
     set: PhantomData<S>,
 }
 
 impl<S: Simd> Task for Copy<S> {
     #[inline(always)]
     unsafe fn run(self) {
-        let width = self.cols.next_multiple_of(S::LANES);
-        // What is read next lies to the right of this.
-        let ahead = self.from.wrapping_add(width);
-        for r in 0..self.rows {
-            // SAFETY: the maker grants `rows` rows of `cols`, and room for whole vectors.
+        let width = S::VECTORS * S::LANES;
+        let whole = self.cols / width * width;
+        for row in self.which {
+            // SAFETY: the maker grants `rows` rows of `cols`, and room for them in whole
+            // vectors.
             unsafe {
-                let (from, to) = (self.from.add(r * self.stride), self.to.add(r * width));
-                for k in (0..self.cols).step_by(S::LANES) {
-                    S::prefetch(ahead.wrapping_add(r * self.stride + k));
-                    let v = match self.cols - k {
-                        n if n >= S::LANES => S::load(from.add(k)),
-                        n => S::load_part(from.add(k), n),
+                let from = self.from.add(row * self.stride);
+                let mut to = self.to.add(row * width);
+                for col in (0..whole).step_by(width) {
+                    for v in 0..S::VECTORS {
+                        let value = S::load(from.add(col + v * S::LANES));
+                        S::store(to.add(v * S::LANES), value);
+                    }
+                    to = to.add(self.rows * width);
+                }
+                let rest = self.cols - whole;
+                let to = self
+                    .to
+                    .add(whole * self.rows + row * rest.next_multiple_of(S::LANES));
+                for col in (0..rest).step_by(S::LANES) {
+                    let from = from.add(whole + col);
+                    let value = match rest - col {
+                        n if n >= S::LANES => S::load(from),
+                        n => S::load_part(from, n),
                     };
-                    S::store(to.add(k), v);
+                    S::store(to.add(col), value);
                 }
             }
         }
     }
 }
 
+/// Panels of some columns: their first vector, and how many they have.
+#[inline(always)]
+fn panels<S: Simd>(cols: usize) -> impl Iterator<Item = (usize, usize)> {
+    let vectors = cols.div_ceil(S::LANES);
+    let firsts = (0..vectors).step_by(S::VECTORS);
+    firsts.map(move |first| (first, S::VECTORS.min(vectors - first)))
+}
+
+/// Blocks of weights are copied to the second cache, where all of the batch meets them: the
+/// next one piece by piece between the tiles of this one. Read where they lie, rows of a power
+/// of two in length would push each other out.
+///
 /// # Safety
 /// As for [`matmul`].
-unsafe fn by_panels<S: Simd, T: Terms<S, W = Float, X = Float>>(o: Operands) {
-    let mut panel = Floats::<{ BLOCK * LANES }>::new();
-    let panel = panel.pointer();
-    let vectors = o.cols.div_ceil(S::LANES);
-    let panels = vectors.div_ceil(S::VECTORS);
-    for row in (0..o.rows).step_by(BLOCK) {
-        let rows = BLOCK.min(o.rows - row);
-        let mut col = 0;
-        for i in 0..panels {
-            let vectors = vectors / panels + usize::from(i < vectors % panels);
-            let cols = (vectors * S::LANES).min(o.cols - col);
-            // SAFETY: rows below `rows`, columns below `cols`, outputs below `batch`; the
-            // panel has room for a block of them.
-            unsafe {
-                S::call(Copy::<S> {
-                    from: o.w.add(row * o.w_stride + col),
-                    stride: o.w_stride,
-                    rows,
-                    cols,
-                    to: panel,
-                    set: PhantomData,
-                });
-                let mut b = 0;
-                while b < o.batch {
-                    let m = tile_rows(o.batch - b);
-                    let strip = Strip::<S, Float> {
-                        rows: o.g.add(b * o.g_stride + row),
-                        stride: o.g_stride,
-                        numbers: rows,
-                        ahead: Ahead::NOTHING,
-                        panel,
-                        panel_stride: vectors * S::LANES,
-                        sums: o.y.add(b * o.y_stride + col),
-                        sums_stride: o.y_stride,
-                        lanes: cols,
-                        mode: Sums::GoOn,
-                    };
-                    let shape = Shape {
-                        vectors,
-                        fold: 1,
-                        turns: 1,
-                    };
-                    run::<S, T, Float>(m, shape, strip);
-                    b += m;
+unsafe fn by_blocks<S: Simd, T: Terms<S, W = Float, X = Float>>(o: Operands) {
+    // SAFETY: there is room for two blocks.
+    let (mut this, mut next) = unsafe { (o.memory, o.memory.add(BLOCK)) };
+    for col in (0..o.cols).step_by(BLOCK_COLS) {
+        let cols = BLOCK_COLS.min(o.cols - col);
+        let tiles = o.batch.div_ceil(ROWS) * panels::<S>(cols).count();
+        let lines = (cols * 4).div_ceil(64);
+        // Lines that a tile of so many rows asks for at a time, and how many times it does.
+        let unit = |m: usize| m * CHUNK * 4 / 64;
+        let chunks = BLOCK_ROWS / CHUNK * tiles;
+        let times = (BLOCK_ROWS * lines).div_ceil(unit(ROWS) * chunks);
+        let copy = |row: usize, which: std::ops::Range<usize>, to: *mut f32| Copy::<S> {
+            from: o.w.wrapping_add(row * o.w_stride + col),
+            stride: o.w_stride,
+            rows: BLOCK_ROWS.min(o.rows - row),
+            cols,
+            to,
+            which,
+            set: PhantomData,
+        };
+        // SAFETY: rows below `rows`, columns below `cols`; a block has room for them.
+        unsafe { S::call(copy(0, 0..BLOCK_ROWS.min(o.rows), this)) };
+        for row in (0..o.rows).step_by(BLOCK_ROWS) {
+            let rows = BLOCK_ROWS.min(o.rows - row);
+            let after = row + rows;
+            let all = BLOCK_ROWS.min(o.rows - after);
+            let (mut copied, mut asked, mut tile) = (0, 0, 0);
+            let mut b = 0;
+            while b < o.batch {
+                let m = tile_rows::<S, Float>(o.batch - b, 1);
+                for (first, vectors) in panels::<S>(cols) {
+                    let at = first * S::LANES;
+                    tile += 1;
+                    let to = (all * tile / tiles).min(all);
+                    // SAFETY: rows below `rows`, columns below `cols`, outputs below `batch`;
+                    // a block has room for what is copied.
+                    unsafe {
+                        if copied < to {
+                            S::call(copy(after, copied..to, next));
+                        }
+                        let strip = Strip::<S, Float> {
+                            rows: o.g.add(b * o.g_stride + row),
+                            stride: o.g_stride,
+                            numbers: rows,
+                            ahead: Ahead {
+                                at: o
+                                    .w
+                                    .wrapping_add(
+                                        (after + asked / lines) * o.w_stride
+                                            + col
+                                            + asked % lines * 16,
+                                    )
+                                    .cast(),
+                                left: (lines - asked % lines) * 64,
+                                piece: lines * 64,
+                                stride: o.w_stride * 4,
+                                times,
+                            },
+                            panel: this.add(at * rows),
+                            panel_stride: vectors * S::LANES,
+                            sums: o.y.add(b * o.y_stride + col + at),
+                            sums_stride: o.y_stride,
+                            lanes: (cols - at).min(vectors * S::LANES),
+                            mode: Sums::GoOn,
+                        };
+                        let shape = Shape {
+                            vectors,
+                            fold: 1,
+                            turns: 1,
+                        };
+                        run::<S, T, Float>(m, shape, strip);
+                    }
+                    copied = to;
+                    asked += unit(m) * times * (rows / CHUNK);
                 }
+                b += m;
             }
-            col += cols;
+            (this, next) = (next, this);
         }
     }
 }
