@@ -40,8 +40,8 @@
  *   it with cortex_error_free. A NULL argument, a wrong shape, an unknown number or a
  *   short buffer is CORTEX_INVALID_ARGUMENT and the message names the argument.
  * * Outputs are untouched unless the status is CORTEX_OK. Only a data buffer (`out` of
- *   decode and decompress, `y` of matmul) that was long enough may hold part of a
- *   result when a damaged or unreadable file is found on the way.
+ *   decode and decompress, `y` of matmul and conv, `x_gradient`) that was long enough may
+ *   hold part of a result when a damaged or unreadable file is found on the way.
  * * Properties. A function without `err` cannot fail. Given NULL for its object it
  *   returns 0, NULL, or NaN for a double.
  * * Ownership. What comes out through `T **` belongs to the caller, who frees it with
@@ -357,6 +357,21 @@ cortex_status cortex_tensor_decode_rows_f32(const cortex_tensor *tensor,
                                             size_t out_len,
                                             cortex_error **err);
 
+/**
+ * Activations are rounded where what that adds lies at least 10 dB below the tensor's own
+ * stored error.
+ */
+#define CORTEX_PRECISION_AUTO 0
+
+/** Activations enter as f32: what a product adds is rounding in f32. */
+#define CORTEX_PRECISION_EXACT 1
+
+/**
+ * Activations are rounded where the form has faster loops for that: to int8 in groups of
+ * columns for quantised weights, an error of about -40 dB in the result.
+ */
+#define CORTEX_PRECISION_FAST 2
+
 /** How a product is computed. Begin with all zeros and set `struct_size`. */
 typedef struct cortex_matmul_options {
   /** sizeof(cortex_matmul_options). */
@@ -368,6 +383,15 @@ typedef struct cortex_matmul_options {
    * 32 MiB. One window of the smallest size is used even if it needs more.
    */
   size_t scratch_bytes;
+  /** How activations enter, one of CORTEX_PRECISION_*. */
+  uint32_t precision;
+  /** 0. */
+  uint32_t reserved;
+  /**
+   * Where CORTEX_PRECISION_EXACT or CORTEX_PRECISION_FAST is written: whether
+   * activations were rounded. May be NULL.
+   */
+  uint32_t *computed;
 } cortex_matmul_options;
 
 /**
@@ -405,6 +429,104 @@ cortex_status cortex_tensor_matmul_t(const cortex_tensor *tensor,
  * CORTEX_CORRUPT: a chunk is damaged; the error names the tensor and the offset.
  */
 cortex_status cortex_tensor_verify(const cortex_tensor *tensor,
+                                   cortex_error **err);
+
+/* --------------------------------------------------------------------------
+ * Convolution, computed on the compressed weights W[out, in / groups, width] or
+ * W[out, in / groups, height, width], with x[batch, in, width] or x[batch, in, height,
+ * width] and y likewise. The kernel is not turned round:
+ *
+ *     y[b, o, i, j] = Σ W[o, c, u, v] · x[b, first + c, i·s + u·d − top, j·s′ + v·d′ − left]
+ *
+ * over c, u, v, where x is 0 in the padding and `first` is the first channel of o's group.
+ * A 3×3 convolution that keeps the size of its input:
+ *
+ *     cortex_conv_options options = {0};
+ *     options.struct_size = sizeof options;
+ *     options.padding_top = options.padding_bottom = 1;
+ *     options.padding_left = options.padding_right = 1;
+ *     size_t shape[] = {1, in, height, width};
+ *     cortex_view x = {x_data, CORTEX_DTYPE_F32, 4, shape, NULL};
+ *     cortex_tensor_conv(w, &x, &options, y, out * height * width, &err);
+ */
+
+/**
+ * How a convolution is computed. Begin with all zeros and set `struct_size`. Weights of
+ * three dimensions have no height: what belongs to it stays 0.
+ */
+typedef struct cortex_conv_options {
+  /** sizeof(cortex_conv_options). */
+  size_t struct_size;
+  /** Samples from one output to the one below it; 0 for 1. */
+  size_t stride_height;
+  /** Samples from one output to the next; 0 for 1. */
+  size_t stride_width;
+  /** Rows of zeros above x. */
+  size_t padding_top;
+  /** Rows of zeros below x. */
+  size_t padding_bottom;
+  /** Zeros before each row of x. */
+  size_t padding_left;
+  /** Zeros after each row of x. */
+  size_t padding_right;
+  /** Samples from one tap to the one below it; 0 for 1. */
+  size_t dilation_height;
+  /** Samples from one tap to the next; 0 for 1. */
+  size_t dilation_width;
+  /** Parts of the channels that are convolved apart; 0 for 1. */
+  size_t groups;
+  /**
+   * Threads, memory and precision; NULL for the defaults. The memory is for decoded
+   * weights, patches, padded samples and sums alike.
+   */
+  const cortex_matmul_options *matmul;
+} cortex_conv_options;
+
+/**
+ * The shape of what cortex_tensor_conv makes of an x of the shape `x_shape`, `x_ndim` sizes:
+ * as many are written to `y_shape`. `options` may be NULL.
+ *
+ * CORTEX_INVALID_ARGUMENT: the shapes do not fit each other, or the kernel is larger than
+ * the padded x.
+ */
+cortex_status cortex_tensor_conv_output_shape(const cortex_tensor *tensor,
+                                              const size_t *x_shape,
+                                              size_t x_ndim,
+                                              const cortex_conv_options *options,
+                                              size_t *y_shape,
+                                              cortex_error **err);
+
+/**
+ * y = W ∗ x, computed on the compressed weights.
+ *
+ * `x` has any float dtype and strides and the shape [batch, in, width], or [batch, in,
+ * height, width] for weights of four dimensions. f32 without gaps is used in place,
+ * anything else is converted to f32 first. `y` is f32, row-major, has the shape that
+ * cortex_tensor_conv_output_shape tells, and `y_len` values. `x` and `y` must not overlap.
+ * Sums are in f32. `options` may be NULL.
+ */
+cortex_status cortex_tensor_conv(const cortex_tensor *tensor,
+                                 const cortex_view *x,
+                                 const cortex_conv_options *options,
+                                 float *y,
+                                 size_t y_len,
+                                 cortex_error **err);
+
+/**
+ * The gradient of a convolution with respect to x, a transposed convolution: what `g`, of
+ * the shape of y, makes of each element of an x of the shape `x_shape`, `x_ndim` sizes.
+ *
+ * `g` has any float dtype and strides. `x_gradient` is f32, row-major, and has
+ * `x_gradient_len` values, as many as `x_shape` says. They must not overlap. `options` may
+ * be NULL; precision is always exact.
+ */
+cortex_status cortex_tensor_conv_t(const cortex_tensor *tensor,
+                                   const cortex_view *g,
+                                   const size_t *x_shape,
+                                   size_t x_ndim,
+                                   const cortex_conv_options *options,
+                                   float *x_gradient,
+                                   size_t x_gradient_len,
                                    cortex_error **err);
 
 /* --------------------------------------------------------------------------

@@ -32,7 +32,7 @@
 //!
 //! Layers, each importing only from those before it: [`error`], [`limits`],
 //! [`dtype`], [`bytes`], [`mmap`] · [`kernel`] · [`tensor`] · [`pack`] · [`form`] ·
-//! [`matmul`] · [`archive`] · [`import`], [`export`] · [`plan`] · [`model`] · [`sdr`] ·
+//! [`matmul`], [`conv`] · [`archive`] · [`import`], [`export`] · [`plan`] · [`model`] · [`sdr`] ·
 //! `ffi`.
 //! `docs/architecture.md` tells the whole story; `tests/layers.rs` holds it.
 
@@ -64,6 +64,8 @@ pub mod form;
 
 pub mod matmul;
 
+pub mod conv;
+
 pub mod archive;
 
 pub mod import;
@@ -82,6 +84,7 @@ mod ffi;
 /// Version of the C ABI: the number in the SONAME of `libcortex.so`.
 pub const ABI_VERSION: u32 = ffi::version::CORTEX_ABI_VERSION;
 
+pub use conv::{ConvMethod, ConvOptions};
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result};
 pub use form::{ErrorStats, Tensor};

@@ -42,7 +42,7 @@ impl Default for MatmulOptions {
 }
 
 impl MatmulOptions {
-    fn product(&self) -> Product<'static> {
+    pub(crate) fn product(&self) -> Product<'static> {
         Product::exact(kernel::best(), self.threads, self.scratch_bytes)
     }
 }

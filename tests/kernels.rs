@@ -7,6 +7,7 @@ mod common;
 use common::{Kind, Rng, norm, weights};
 use cortex::kernel::ecq::{self, Chooser, Decoder, Paths};
 use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS, store_codes};
+use cortex::kernel::sparse::{INDEX_COLS, IndexRows, LANES, MaskRows};
 use cortex::kernel::{self, KernelSet};
 use half::f16;
 
@@ -618,40 +619,304 @@ fn dense_products_of_every_length_in_any_company() {
     }
 }
 
-#[test]
-fn mask_kernels_read_every_bit_and_no_more_values_than_there_are() {
-    let mut rng = Rng::new(23);
-    for cols in (0..=70usize).chain([127, 128, 129, 300]) {
-        for density in [0.0, 0.02, 0.3, 0.9, 1.0] {
-            let mut mask = vec![0u8; cols.div_ceil(8)];
-            let mut row = vec![0.0f32; cols];
-            let mut values = Vec::new();
-            for (i, v) in row.iter_mut().enumerate() {
+/// Random sparse rows in both ways, with nothing behind what they hold.
+struct SparseCase {
+    rows: usize,
+    cols: usize,
+    bits: Box<[u8]>,
+    ends: Vec<u32>,
+    indices: Box<[u16]>,
+    values: Box<[f32]>,
+    dense: Vec<f32>,
+}
+
+impl SparseCase {
+    fn new(rng: &mut Rng, rows: usize, cols: usize, density: f64) -> Self {
+        let stride = cols.div_ceil(8);
+        let mut bits = vec![0u8; rows * stride];
+        let mut dense = vec![0.0f32; rows * cols];
+        let (mut ends, mut indices, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        for r in 0..rows {
+            for c in 0..cols {
                 if rng.uniform() < density {
-                    mask[i / 8] |= 1 << (i % 8);
-                    *v = rng.gaussian();
-                    values.push(*v);
+                    bits[r * stride + c / 8] |= 1 << (c % 8);
+                    dense[r * cols + c] = rng.gaussian();
+                    values.push(dense[r * cols + c]);
+                    indices.push(c as u16);
                 }
             }
-            // Exactly as many as there are bits: a longer read would leave the allocation.
-            let values = values.into_boxed_slice();
-            let x: Vec<f32> = (0..cols).map(|_| rng.gaussian()).collect();
-            let expected: f64 = row
-                .iter()
-                .zip(&x)
-                .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                .sum();
+            ends.push(values.len() as u32);
+        }
+        Self {
+            rows,
+            cols,
+            bits: bits.into(),
+            ends,
+            indices: indices.into(),
+            values: values.into(),
+            dense,
+        }
+    }
+
+    fn mask(&self) -> MaskRows<'_> {
+        MaskRows {
+            bits: &self.bits,
+            cols: self.cols,
+            values: &self.values,
+        }
+    }
+
+    fn lists(&self) -> IndexRows<'_> {
+        IndexRows {
+            ends: &self.ends,
+            indices: &self.indices,
+            cols: self.cols,
+            values: &self.values,
+        }
+    }
+
+    fn is_set(&self, row: usize, col: usize) -> bool {
+        self.bits[row * self.cols.div_ceil(8) + col / 8] >> (col % 8) & 1 == 1
+    }
+
+    /// `Σ w · x` of a row and how far from it a sum in f32 of any order may be: each product
+    /// and each of the fewer than `terms + 8` additions rounds by 2⁻²⁴ of what it gives at
+    /// most (Higham 2002, section 3.1; the last 8 are those of chains and lanes).
+    fn row_sum(&self, row: usize, start: f32, x: impl Fn(usize) -> f32) -> (f64, f64) {
+        let (mut sum, mut size, mut terms) = (f64::from(start), f64::from(start.abs()), 0);
+        for c in (0..self.cols).filter(|c| self.is_set(row, *c)) {
+            let p = f64::from(self.dense[row * self.cols + c]) * f64::from(x(c));
+            (sum, size, terms) = (sum + p, size + p.abs(), terms + 1);
+        }
+        (sum, f64::from(terms + 9) * 2f64.powi(-24) * size)
+    }
+
+    /// The same of a column with `g` of the rows.
+    fn col_sum(&self, col: usize, start: f32, g: impl Fn(usize) -> f32) -> (f64, f64) {
+        let (mut sum, mut size, mut terms) = (f64::from(start), f64::from(start.abs()), 0);
+        for r in (0..self.rows).filter(|r| self.is_set(*r, col)) {
+            let p = f64::from(self.dense[r * self.cols + col]) * f64::from(g(r));
+            (sum, size, terms) = (sum + p, size + p.abs(), terms + 1);
+        }
+        (sum, f64::from(terms + 9) * 2f64.powi(-24) * size)
+    }
+}
+
+fn assert_near(found: f32, (expected, bound): (f64, f64), what: &dyn Fn() -> String) {
+    assert!(
+        (f64::from(found) - expected).abs() <= bound,
+        "{}: {found} for {expected} ± {bound:e}",
+        what()
+    );
+}
+
+fn gaussians(rng: &mut Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.gaussian()).collect()
+}
+
+const DENSITIES: [f64; 6] = [0.0, 0.01, 0.1, 0.5, 0.99, 1.0];
+
+#[test]
+fn masks_are_counted_opened_and_listed() {
+    let mut rng = Rng::new(23);
+    for cols in (0..=140usize).chain([255, 256, 257, 1000]) {
+        for density in DENSITIES {
+            let case = SparseCase::new(&mut rng, 1, cols, density);
+            let n = case.values.len();
             for set in sets() {
                 let what = format!("{} cols {cols} density {density}", set.isa().name());
-                assert_eq!(set.mask_count(&mask), values.len(), "{what}");
+                assert_eq!(set.mask_count(&case.bits), n, "{what}");
                 let mut out = vec![f32::NAN; cols];
-                assert_eq!(set.mask_expand_row(&mask, &values, &mut out), values.len());
-                assert_eq!(bits_of(&out), bits_of(&row), "{what}");
-                let dot = set.mask_dot_row(&mask, &values, &x);
-                assert!(
-                    (f64::from(dot) - expected).abs() <= 1e-5 * norm(&row) * norm(&x),
-                    "{what}: {dot} for {expected}"
-                );
+                assert_eq!(set.mask_expand_row(&case.bits, &case.values, &mut out), n);
+                assert_eq!(bits_of(&out), bits_of(&case.dense), "{what}");
+                for room in [n, n + 1, n + 100] {
+                    let mut list = vec![u16::MAX; room];
+                    assert_eq!(set.mask_list(&case.bits, &mut list), n, "{what}");
+                    assert_eq!(list[..n], case.indices[..], "{what}");
+                }
+                assert!(set.index_ascend(&case.ends, &case.indices, cols), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lists_that_do_not_rise_are_told() {
+    let mut rng = Rng::new(29);
+    let case = SparseCase::new(&mut rng, 9, 300, 0.4);
+    for set in sets() {
+        let good = |ends: &[u32], indices: &[u16], cols| set.index_ascend(ends, indices, cols);
+        assert!(good(&case.ends, &case.indices, 300));
+        assert!(good(&[], &[], 0) && good(&[0, 0], &[], 1));
+        // Equal neighbours, and falling ones, at every place but the first of a row.
+        for i in 1..case.indices.len() {
+            let first = case.ends.contains(&(i as u32));
+            for to in [0, 1] {
+                let mut list = case.indices.to_vec();
+                list[i] = list[i - 1].saturating_sub(to);
+                assert!(first || !good(&case.ends, &list, 300), "{i} {to}");
+            }
+        }
+        let last = *case.indices.iter().max().unwrap();
+        assert!(!good(&case.ends, &case.indices, last.into()));
+        let n = case.indices.len();
+        assert!(!good(&case.ends, &case.indices[..n - 1], 300));
+        assert!(!good(&case.ends[..8], &case.indices, 300));
+        let mut ends = case.ends.clone();
+        ends.swap(3, 4);
+        assert!(!good(&ends, &case.indices, 300));
+    }
+}
+
+#[test]
+fn sparse_rows_times_vectors_are_within_the_bound() {
+    let mut rng = Rng::new(31);
+    for cols in (1..=20usize).chain([31, 33, 63, 64, 65, 127, 128, 129, 300, 700]) {
+        for density in DENSITIES {
+            for rows in [1, 2, 3, 7, 12] {
+                let case = SparseCase::new(&mut rng, rows, cols, density);
+                // Aligned, and not.
+                for (batch, skip) in [
+                    (1, 0),
+                    (1, 1),
+                    (2, 2),
+                    (3, 3),
+                    (4, 0),
+                    (7, 5),
+                    (8, 1),
+                    (17, 7),
+                ] {
+                    let stride = cols + skip;
+                    let mut x = gaussians(&mut rng, skip + batch * stride);
+                    let at = |b: usize, c: usize| skip + b * stride + c;
+                    for b in 0..batch {
+                        // What no row takes must not count.
+                        for c in (0..cols).filter(|c| (0..rows).all(|r| !case.is_set(r, *c))) {
+                            x[at(b, c)] = [f32::NAN, f32::INFINITY][c % 2];
+                        }
+                    }
+                    for set in sets() {
+                        let mut out = vec![f32::NAN; batch * rows];
+                        set.mask_dot(
+                            &case.mask(),
+                            &x[skip..skip + batch * stride - skip],
+                            stride,
+                            &mut out,
+                        );
+                        for (i, y) in out.iter().enumerate() {
+                            let (b, r) = (i / rows, i % rows);
+                            assert_near(*y, case.row_sum(r, 0.0, |c| x[at(b, c)]), &|| {
+                                format!(
+                                    "{} cols {cols} density {density} batch {batch}",
+                                    set.isa().name()
+                                )
+                            });
+                        }
+                    }
+                }
+                let mut x = vec![f32::NAN; INDEX_COLS];
+                x[..cols].copy_from_slice(&gaussians(&mut rng, cols));
+                let x: &[f32; INDEX_COLS] = x[..].try_into().unwrap();
+                for set in sets() {
+                    let mut out = vec![f32::NAN; rows];
+                    set.index_dot(&case.lists(), x, &mut out);
+                    for (r, y) in out.iter().enumerate() {
+                        assert_near(*y, case.row_sum(r, 0.0, |c| x[c]), &|| {
+                            format!("{} list cols {cols} density {density}", set.isa().name())
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sparse_rows_times_panels_are_within_the_bound() {
+    let mut rng = Rng::new(37);
+    for cols in [1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 257, 600, 1100] {
+        for density in DENSITIES {
+            for rows in [1, 2, 5] {
+                let case = SparseCase::new(&mut rng, rows, cols, density);
+                for lanes in LANES {
+                    let skip = cols % 3;
+                    let mut panel = gaussians(&mut rng, skip + cols * lanes);
+                    for c in (0..cols).filter(|c| (0..rows).all(|r| !case.is_set(r, *c))) {
+                        panel[skip + c * lanes..][..lanes].fill(f32::NAN);
+                    }
+                    let panel = &panel[skip..];
+                    for set in sets() {
+                        let mut all = vec![vec![f32::NAN; rows * lanes]; 3];
+                        set.mask_panel(&case.mask(), panel, lanes, &mut all[0]);
+                        set.index_panel(&case.lists(), panel, lanes, 64, &mut all[1]);
+                        set.index_panel(&case.lists(), panel, lanes, 1 << 16, &mut all[2]);
+                        for (way, sums) in all.iter().enumerate() {
+                            for (i, sum) in sums.iter().enumerate() {
+                                let expected =
+                                    case.row_sum(i / lanes, 0.0, |c| panel[c * lanes + i % lanes]);
+                                assert_near(*sum, expected, &|| {
+                                    let isa = set.isa().name();
+                                    format!(
+                                        "{isa} way {way} cols {cols} density {density} lanes {lanes}"
+                                    )
+                                });
+                            }
+                        }
+                        // A row alone is the same row.
+                        let mut one = vec![f32::NAN; lanes];
+                        let first = case.ends[0] as usize;
+                        let m = MaskRows {
+                            bits: &case.bits[..cols.div_ceil(8)],
+                            values: &case.values[..first],
+                            ..case.mask()
+                        };
+                        set.mask_panel(&m, panel, lanes, &mut one);
+                        assert_eq!(bits_of(&one), bits_of(&all[0][..lanes]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_sparse_rows_are_within_the_bound() {
+    let mut rng = Rng::new(41);
+    for cols in [1, 7, 8, 9, 63, 64, 65, 128, 129, 300, 700] {
+        for density in DENSITIES {
+            for rows in [1, 2, 9] {
+                let case = SparseCase::new(&mut rng, rows, cols, density);
+                let ranges = [(0, cols), (0, cols / 64 * 64), (cols / 128 * 64, cols)];
+                for (lanes, (first, end)) in [1]
+                    .iter()
+                    .chain(&LANES)
+                    .flat_map(|l| ranges.map(|r| (*l, r)))
+                {
+                    let g = gaussians(&mut rng, rows * lanes);
+                    let y = gaussians(&mut rng, (end - first) * lanes);
+                    for set in sets() {
+                        let check = |found: &[f32], name: &str| {
+                            for (i, found) in found.iter().enumerate() {
+                                let expected = case
+                                    .col_sum(first + i / lanes, y[i], |r| g[r * lanes + i % lanes]);
+                                assert_near(*found, expected, &|| {
+                                    let isa = set.isa().name();
+                                    format!(
+                                        "{name} {isa} {first}..{end} density {density} lanes {lanes}"
+                                    )
+                                });
+                            }
+                        };
+                        let mut found = y.clone();
+                        set.index_add(&case.lists(), &g, lanes, first, &mut found);
+                        check(&found, "lists");
+                        if lanes == 1 {
+                            let mut found = y.clone();
+                            set.mask_add(&case.mask(), &g, first, &mut found);
+                            check(&found, "mask");
+                        }
+                    }
+                }
             }
         }
     }

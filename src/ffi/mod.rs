@@ -43,8 +43,8 @@
 //!   it with cortex_error_free. A NULL argument, a wrong shape, an unknown number or a
 //!   short buffer is CORTEX_INVALID_ARGUMENT and the message names the argument.
 //! * Outputs are untouched unless the status is CORTEX_OK. Only a data buffer (`out` of
-//!   decode and decompress, `y` of matmul) that was long enough may hold part of a
-//!   result when a damaged or unreadable file is found on the way.
+//!   decode and decompress, `y` of matmul and conv, `x_gradient`) that was long enough may
+//!   hold part of a result when a damaged or unreadable file is found on the way.
 //! * Properties. A function without `err` cannot fail. Given NULL for its object it
 //!   returns 0, NULL, or NaN for a double.
 //! * Ownership. What comes out through `T **` belongs to the caller, who frees it with
@@ -73,6 +73,7 @@
 mod archive;
 mod codecs;
 mod compress;
+mod conv;
 mod dtype;
 mod error;
 mod guard;

@@ -12,7 +12,7 @@ use super::ptr::{self, Options, Out, borrowed, c_text, optional_text};
 use super::view::{Floats, cortex_view, floats, view};
 use crate::error::{Error, Result};
 use crate::form::{self, EncodeContext, Tensor};
-use crate::matmul::{Computed, MatmulOptions};
+use crate::matmul::{Computed, MatmulOptions, Precision};
 use crate::plan;
 
 /// A compressed tensor.
@@ -272,6 +272,15 @@ fn expect(name: &str, found: usize, rows: usize, row: usize, what: &str) -> Resu
     )))
 }
 
+/// Activations are rounded where what that adds lies at least 10 dB below the tensor's own
+/// stored error.
+pub const CORTEX_PRECISION_AUTO: u32 = 0;
+/// Activations enter as f32: what a product adds is rounding in f32.
+pub const CORTEX_PRECISION_EXACT: u32 = 1;
+/// Activations are rounded where the form has faster loops for that: to int8 in groups of
+/// columns for quantised weights, an error of about -40 dB in the result.
+pub const CORTEX_PRECISION_FAST: u32 = 2;
+
 /// How a product is computed. Begin with all zeros and set `struct_size`.
 #[derive_ReprC]
 #[repr(C)]
@@ -284,10 +293,76 @@ pub struct cortex_matmul_options {
     /// Memory for decoded windows of weights, all threads together, in bytes; 0 for
     /// 32 MiB. One window of the smallest size is used even if it needs more.
     pub scratch_bytes: usize,
+    /// How activations enter, one of CORTEX_PRECISION_*.
+    pub precision: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Where CORTEX_PRECISION_EXACT or CORTEX_PRECISION_FAST is written: whether
+    /// activations were rounded. May be NULL.
+    pub computed: *mut u32,
 }
 
-// SAFETY: `#[repr(C)]`, usize only, and zeros are the defaults.
+// SAFETY: `#[repr(C)]`, no padding (two fields of 32 bits between those of the size of a
+// pointer), and zeros are the defaults.
 unsafe impl Options for cortex_matmul_options {}
+
+/// The options of a product that C describes, and where to say how it was computed.
+pub(super) struct Settings {
+    pub(super) matmul: MatmulOptions,
+    computed: Option<Out<u32>>,
+}
+
+impl Settings {
+    /// # Safety
+    /// NULL, or options whose first field says how many bytes of them may be read, and
+    /// whose pointer is NULL or has room for a number that nobody else uses until
+    /// [`tell`](Self::tell).
+    pub(super) unsafe fn new(options: *const cortex_matmul_options, name: &str) -> Result<Self> {
+        // SAFETY: this function's own condition.
+        let (options, computed) = unsafe {
+            let options = ptr::options(options, name)?;
+            let computed = Out::optional(options.computed, &format!("{name}.computed"))?;
+            (options, computed)
+        };
+        if options.reserved != 0 {
+            return Err(Error::invalid(format!(
+                "{name}.reserved is {}; it must be 0",
+                options.reserved
+            )));
+        }
+        let defaults = MatmulOptions::default();
+        Ok(Self {
+            matmul: MatmulOptions {
+                threads: options.threads,
+                scratch_bytes: match options.scratch_bytes {
+                    0 => defaults.scratch_bytes,
+                    bytes => bytes,
+                },
+                precision: match options.precision {
+                    CORTEX_PRECISION_AUTO => Precision::Auto,
+                    CORTEX_PRECISION_EXACT => Precision::Exact,
+                    CORTEX_PRECISION_FAST => Precision::Fast,
+                    other => {
+                        return Err(Error::invalid(format!(
+                            "{name}.precision is {other}, which is no precision"
+                        )));
+                    }
+                },
+            },
+            computed,
+        })
+    }
+
+    /// Says how a product was computed.
+    pub(super) fn tell(self, done: Computed) {
+        if let Some(computed) = self.computed {
+            computed.set(match done.precision {
+                Precision::Fast => CORTEX_PRECISION_FAST,
+                _ => CORTEX_PRECISION_EXACT,
+            });
+        }
+    }
+}
 
 /// y = x · Wᵀ, computed on the compressed weights: y[b, rows] = Σ x[b, cols] · W[rows, cols].
 ///
@@ -358,7 +433,7 @@ fn product(
     run: impl FnOnce(&[f32], usize, &mut [f32], &MatmulOptions) -> Result<Computed>,
 ) -> Result<()> {
     // SAFETY: the caller's promise, see `guard`.
-    let options = unsafe { ptr::options(options, "options")? };
+    let settings = unsafe { Settings::new(options, "options")? };
     let x_name = if inner_name == "rows" { "g" } else { "x" };
     let batch = match x.shape().split_last() {
         Some((&last, others)) if last == inner => crate::bytes::element_count(others)?,
@@ -372,23 +447,30 @@ fn product(
     };
     expect("y_len", y_len, batch, outer, "values")?;
     let x = floats(x, x_name)?;
-    if let Floats::Lent(x) = &x {
+    check_apart(&x, x_name, y, y_len, "y")?;
+    // SAFETY: the caller's promise, see `guard`; no `x` that is still used lies there.
+    let y = unsafe { ptr::slice_mut(y, y_len, "y")? };
+    let done = run(&x, batch, y, &settings.matmul)?;
+    settings.tell(done);
+    Ok(())
+}
+
+/// Refuses an output that lies on an input which is used in place.
+pub(super) fn check_apart(
+    x: &Floats<'_>,
+    x_name: &str,
+    y: *mut f32,
+    y_len: usize,
+    y_name: &str,
+) -> Result<()> {
+    if let Floats::Lent(x) = x {
         let (x, y_start) = (x.as_ptr_range(), y.cast_const());
         let y_end = y_start.wrapping_add(y_len);
         if x.start < y_end && y_start < x.end {
-            return Err(Error::invalid(format!("y overlaps {x_name}")));
+            return Err(Error::invalid(format!("{y_name} overlaps {x_name}")));
         }
     }
-    // SAFETY: the caller's promise, see `guard`; no `x` that is still used lies there.
-    let y = unsafe { ptr::slice_mut(y, y_len, "y")? };
-    let mut settings = MatmulOptions {
-        threads: options.threads,
-        ..MatmulOptions::default()
-    };
-    if options.scratch_bytes != 0 {
-        settings.scratch_bytes = options.scratch_bytes;
-    }
-    run(&x, batch, y, &settings).map(|_| ())
+    Ok(())
 }
 
 /// Reads every stored chunk of the tensor and checks it against its checksum.

@@ -10,6 +10,7 @@ mod dense;
 mod ecq;
 mod encode;
 mod gptq;
+mod lists;
 mod mask;
 mod modes;
 mod product;
@@ -39,6 +40,7 @@ use crate::tensor::{checked_bytes, matrix_dims};
 
 pub use encode::{EncodeContext, encode, encode_unmeasured};
 pub use product::{Precision, Product};
+pub(crate) use product::{plan_windows, run_workers};
 pub(crate) use registry::find_kind;
 pub use registry::{EncodeFn, FormDef, REGISTRY, codecs_json, is_lossless, parse, resolve};
 pub use scratch::Scratch;

@@ -335,7 +335,7 @@ impl<'a> Panels<'a> {
 /// How many workers take windows of how many rows, such that `workers × cost(rows)` stays
 /// under `limit` where any choice does. Windows are multiples of `unit`, or of what is
 /// left of it after halving it towards `least` until one window fits.
-fn plan_windows(
+pub(crate) fn plan_windows(
     rows: usize,
     mut unit: usize,
     least: usize,
@@ -371,7 +371,7 @@ fn plan_windows(
 }
 
 /// Runs `work` on `workers` threads of the current pool, the calling one among them.
-pub(super) fn run_workers(workers: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+pub(crate) fn run_workers(workers: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
     if workers <= 1 {
         return work();
     }

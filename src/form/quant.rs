@@ -566,6 +566,7 @@ impl Quant {
             && digits == 1
             && layout.scales
             && !layout.zeros
+            && !wide
             && WIDE_GROUP.is_multiple_of(layout.group)
             && most >= WIDE_GROUP;
         let [main, rest, narrowed] = rounders;

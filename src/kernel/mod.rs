@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 mod bits;
 mod bytes;
 pub mod columns;
+pub mod conv;
 pub mod dense;
 pub mod dot;
 pub mod ecq;
@@ -66,19 +67,22 @@ pub enum Isa {
     Avx512Vnni,
     /// x86-64 with AVX-512 BF16 besides (Zen 4, Sapphire Rapids).
     Avx512Bf16,
-    /// AArch64 with dot products and int8 matrix products (Armv8.6).
+    /// AArch64 with dot products of int8 (Armv8.4, and many cores of Armv8.2).
     Neon,
+    /// AArch64 with int8 matrix products besides (Armv8.6).
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set, best last.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
         Self::Neon,
+        Self::NeonI8mm,
     ];
 
     /// Lower-case name, as `CORTEX_DISABLE_CPU` takes it.
@@ -90,7 +94,25 @@ impl Isa {
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Neon => "neon",
+            Self::NeonI8mm => "neoni8mm",
         }
+    }
+
+    /// The set that this one adds to; what is taken away takes with it all that add to it.
+    pub fn base(self) -> Option<Self> {
+        match self {
+            Self::Portable => None,
+            Self::Avx2 | Self::Neon => Some(Self::Portable),
+            Self::Avx512 => Some(Self::Avx2),
+            Self::Avx512Vnni => Some(Self::Avx512),
+            Self::Avx512Bf16 => Some(Self::Avx512Vnni),
+            Self::NeonI8mm => Some(Self::Neon),
+        }
+    }
+
+    /// Whether this set is `other` or adds to it.
+    pub fn includes(self, other: Self) -> bool {
+        self == other || self.base().is_some_and(|b| b.includes(other))
     }
 
     /// Whether this CPU has it.
@@ -113,7 +135,7 @@ impl Isa {
                         && all!("avx512bitalg", "avx512vpopcntdq", "gfni")
                 }
                 Self::Avx512Bf16 => Self::Avx512Vnni.detected() && all!("avx512bf16"),
-                Self::Neon => false,
+                Self::Neon | Self::NeonI8mm => false,
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -121,7 +143,8 @@ impl Isa {
             use std::arch::is_aarch64_feature_detected as has;
             match self {
                 Self::Portable => true,
-                Self::Neon => has!("neon") && has!("dotprod") && has!("i8mm"),
+                Self::Neon => has!("neon") && has!("dotprod"),
+                Self::NeonI8mm => Self::Neon.detected() && has!("i8mm"),
                 _ => false,
             }
         }
@@ -141,12 +164,7 @@ pub fn disabled() -> (Vec<Isa>, Vec<String>) {
     for word in list.split([',', ' ']).filter(|w| !w.is_empty()) {
         match Isa::ALL.into_iter().find(|i| i.name() == word) {
             Some(Isa::Portable) | None => unknown.push(word.to_owned()),
-            Some(Isa::Neon) => off.push(Isa::Neon),
-            Some(first) => off.extend(
-                Isa::ALL
-                    .into_iter()
-                    .filter(|i| (first..Isa::Neon).contains(i)),
-            ),
+            Some(first) => off.extend(Isa::ALL.into_iter().filter(|i| i.includes(first))),
         }
     }
     (off, unknown)
@@ -176,7 +194,8 @@ macro_rules! kernels {
         [$portable:path, $avx2:path, $avx512:path];)*
      then avx512vnni {$($vnni:ident = $vnni_path:path;)*}
      then avx512bf16 {$($bf16:ident = $bf16_path:path;)*}
-     then neon {$($neon:ident = $neon_path:path;)*}) => {
+     then neon {$($neon:ident = $neon_path:path;)*}
+     then neoni8mm {$($i8mm:ident = $i8mm_path:path;)*}) => {
         /// The inner loops for one instruction set; see the [module](self).
         #[allow(missing_debug_implementations)]
         pub struct KernelSet {
@@ -214,9 +233,12 @@ macro_rules! kernels {
             KernelSet { isa: Isa::Avx512Bf16, $($bf16: $bf16_path,)* ..AVX512VNNI },
         ];
         #[cfg(target_arch = "aarch64")]
-        static SETS: [KernelSet; 2] = [
+        const NEON: KernelSet = KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE };
+        #[cfg(target_arch = "aarch64")]
+        static SETS: [KernelSet; 3] = [
             PORTABLE,
-            KernelSet { isa: Isa::Neon, $($neon: $neon_path,)* ..PORTABLE },
+            NEON,
+            KernelSet { isa: Isa::NeonI8mm, $($i8mm: $i8mm_path,)* ..NEON },
         ];
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         static SETS: [KernelSet; 1] = [PORTABLE];
@@ -226,11 +248,13 @@ macro_rules! kernels {
     };
 }
 
+use conv::{Spectra, Tap, Weights};
 use dense::Difference;
 use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};
 use quant::{Layout, Quantizer, TILE_ROWS};
 use rans::{DecodeTable, EncodeTable};
+use sparse::{IndexRows, MaskRows};
 use spmm::SparseRows;
 
 kernels! {
@@ -285,15 +309,52 @@ kernels! {
     fn subtract_product_f64(a: &[f64], depth: usize, b: &[f64], b_stride: usize, c: &mut [f64], c_stride: usize, n: usize) =
         [update::subtract_product_f64::portable, update::subtract_product_f64::avx2, update::subtract_product_f64::avx512];
 
+    /// `out[r · out_stride + i] = Σ w[r][tap.weight] · x[tap.sample + i]` for i < `n`, or that
+    /// added to what is there; each sum in the order of the taps, of which there is one.
+    fn conv_sum(w: &Weights<'_>, taps: &[Tap], x: &[f32], out: &mut [f32], out_stride: usize, n: usize, add: bool) =
+        [conv::sum::portable, conv::sum::avx2, conv::sum::avx512];
+    /// `dst[i · stride + k] = x[offsets[k] + i]` for i < `n`.
+    fn conv_patches(x: &[f32], offsets: &[usize], n: usize, dst: &mut [f32], stride: usize) =
+        [conv::patches::portable, conv::patches::avx2, conv::patches::avx512];
+    /// `out[r · x.rows + v] = Σ w[r][p] · x[v][p]` over `planes`, complex, for one block of
+    /// frequencies.
+    fn conv_spectra(w: &Spectra<'_>, x: &Spectra<'_>, planes: usize, out: &mut [f32]) =
+        [conv::spectra::portable, conv::spectra::avx2, conv::spectra::avx512];
+
     /// Number of set bits of a mask.
     fn mask_count(mask: &[u8]) -> usize =
         [sparse::count::portable, sparse::count::avx2, sparse::count::avx512];
     /// Opens one masked row into `out` (zeros elsewhere); returns the values taken.
     fn mask_expand_row(mask: &[u8], values: &[f32], out: &mut [f32]) -> usize =
         [sparse::expand_row::portable, sparse::expand_row::avx2, sparse::expand_row::avx512];
-    /// Product of one masked row with one row of `x`, touching set columns only.
-    fn mask_dot_row(mask: &[u8], values: &[f32], x: &[f32]) -> f32 =
-        [sparse::dot_row::portable, sparse::dot_row::avx2, sparse::dot_row::avx512];
+    /// Columns of the set bits of one row, which fit `indices`; how many they are.
+    fn mask_list(mask: &[u8], indices: &mut [u16]) -> usize =
+        [sparse::list_mask::portable, sparse::list_mask::avx2, sparse::list_mask::avx512];
+    /// `out[b][r] = Σ x[b][k] · w[r][k]` over the set columns k, for vectors that begin
+    /// `stride` apart.
+    fn mask_dot(m: &MaskRows<'_>, x: &[f32], stride: usize, out: &mut [f32]) =
+        [sparse::mask_dot::portable, sparse::mask_dot::avx2, sparse::mask_dot::avx512];
+    /// `sums[r][l] = Σ w[r][k] · panel[k][l]` over the set columns k, for as many lanes as
+    /// [`LANES`](sparse::LANES) has and at most [`PANEL_ROWS`](sparse::PANEL_ROWS) rows.
+    fn mask_panel(m: &MaskRows<'_>, panel: &[f32], lanes: usize, sums: &mut [f32]) =
+        [sparse::mask_panel::portable, sparse::mask_panel::avx2, sparse::mask_panel::avx512];
+    /// `y[j] += Σ g[r] · w[r][first + j]`; `first` and, unless it is the last column, the end
+    /// are multiples of 64.
+    fn mask_add(m: &MaskRows<'_>, g: &[f32], first: usize, y: &mut [f32]) =
+        [sparse::mask_add::portable, sparse::mask_add::avx2, sparse::mask_add::avx512];
+    /// Whether the columns of every row rise and are below `cols`, and the rows end where
+    /// the list does.
+    fn index_ascend(ends: &[u32], indices: &[u16], cols: usize) -> bool =
+        [sparse::ascend::portable, sparse::ascend::avx2, sparse::ascend::avx512];
+    /// `out[r] = Σ w[r][k] · x[k]` over the columns k of the lists.
+    fn index_dot(m: &IndexRows<'_>, x: &[f32; sparse::INDEX_COLS], out: &mut [f32]) =
+        [sparse::index_dot::portable, sparse::index_dot::avx2, sparse::index_dot::avx512];
+    /// `sums[r][l] = Σ w[r][k] · panel[k][l]` as `mask_panel`, in blocks of so many columns.
+    fn index_panel(m: &IndexRows<'_>, panel: &[f32], lanes: usize, block: usize, sums: &mut [f32]) =
+        [sparse::index_panel::portable, sparse::index_panel::avx2, sparse::index_panel::avx512];
+    /// `y[j][l] += Σ g[r][l] · w[r][first + j]` for one lane or as `mask_panel`.
+    fn index_add(m: &IndexRows<'_>, g: &[f32], lanes: usize, first: usize, y: &mut [f32]) =
+        [sparse::index_add::portable, sparse::index_add::avx2, sparse::index_add::avx512];
 
     /// Positions of one segment from the Rice codes of their gaps, see
     /// [`positions`]: `out.len()` of them, strictly increasing and below 65,536. False
@@ -400,7 +461,17 @@ kernels! {
         dot_batch = dot::batch::avx512vnni;
         dot_narrow = dot::narrow::avx512vnni;
         dot_tiles = dot::tiles::avx512vnni;
+        mask_count = sparse::vbmi2::count;
+        mask_list = sparse::vbmi2::list_mask;
+        mask_panel = sparse::vbmi2::mask_panel;
     }
     then avx512bf16 {}
-    then neon {}
+    then neon {
+        dot_batch = dot::batch::neon;
+        dot_narrow = dot::narrow::neon;
+        dot_tiles = dot::tiles::neon;
+    }
+    then neoni8mm {
+        dot_tiles = dot::tiles::neoni8mm;
+    }
 }

@@ -34,6 +34,10 @@ SAME(CORTEX_DTYPE_U16, 11);
 SAME(CORTEX_DTYPE_U8, 12);
 SAME(CORTEX_DTYPE_BOOL, 13);
 
+SAME(CORTEX_PRECISION_AUTO, 0);
+SAME(CORTEX_PRECISION_EXACT, 1);
+SAME(CORTEX_PRECISION_FAST, 2);
+
 SAME(sizeof(cortex_status), 4);
 
 #if UINTPTR_MAX == 0xffffffffffffffffu
@@ -48,6 +52,21 @@ FIELD(cortex_view, strides, 24);
 FIELD(cortex_matmul_options, struct_size, 0);
 FIELD(cortex_matmul_options, threads, 8);
 FIELD(cortex_matmul_options, scratch_bytes, 16);
+FIELD(cortex_matmul_options, precision, 24);
+FIELD(cortex_matmul_options, reserved, 28);
+FIELD(cortex_matmul_options, computed, 32);
+
+FIELD(cortex_conv_options, struct_size, 0);
+FIELD(cortex_conv_options, stride_height, 8);
+FIELD(cortex_conv_options, stride_width, 16);
+FIELD(cortex_conv_options, padding_top, 24);
+FIELD(cortex_conv_options, padding_bottom, 32);
+FIELD(cortex_conv_options, padding_left, 40);
+FIELD(cortex_conv_options, padding_right, 48);
+FIELD(cortex_conv_options, dilation_height, 56);
+FIELD(cortex_conv_options, dilation_width, 64);
+FIELD(cortex_conv_options, groups, 72);
+FIELD(cortex_conv_options, matmul, 80);
 
 FIELD(cortex_progress, struct_size, 0);
 FIELD(cortex_progress, done_bytes, 8);

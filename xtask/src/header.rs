@@ -16,8 +16,9 @@ use crate::{Result, root};
 
 /// Files of `src/ffi` with something for C, in the order of the header: each uses only
 /// what stands before it.
-const FILES: [&str; 9] = [
-    "version", "error", "dtype", "view", "tensor", "archive", "writer", "compress", "codecs",
+const FILES: [&str; 10] = [
+    "version", "error", "dtype", "view", "tensor", "conv", "archive", "writer", "compress",
+    "codecs",
 ];
 
 fn path() -> PathBuf {

@@ -30,6 +30,8 @@ use half::f16;
 use super::autovec;
 use super::quant::{MAGIC, Quantizer, TILE_ROWS, from_f16};
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -183,15 +185,30 @@ impl<'a> Tiles<'a> {
     }
 }
 
+/// Registers of codes, a code or fields of several in each byte.
+///
+/// # Safety
+///
+/// Methods may be called only where the CPU has the instruction set; pointers must be
+/// good for the bytes stated.
+pub(crate) unsafe trait Codes: Copy {
+    /// A line of 64 bytes, or as many lines as the registers have room for.
+    unsafe fn load(at: *const u8) -> Self;
+    /// Bits `SHIFT..SHIFT + BITS` of every byte.
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(self) -> Self;
+    /// `self | high << SHIFT`, bytes being wide enough.
+    unsafe fn join<const SHIFT: u32>(self, high: Self) -> Self;
+}
+
 /// Loops of sixteen rows: what an instruction set must bring to multiply tiles.
 ///
 /// # Safety
 ///
 /// Methods may be called only where the CPU has the instruction set; pointers must be
 /// good for the bytes stated.
-pub(crate) unsafe trait Lines {
+pub(crate) unsafe trait Lines: Sized {
     /// A line: 16 rows × 4 codes.
-    type Codes: Copy;
+    type Codes: Codes;
     /// Four activations for every row.
     type Four: Copy;
     /// 16 × i32.
@@ -203,13 +220,7 @@ pub(crate) unsafe trait Lines {
     /// Batch rows that go through one tile at once, and through two.
     const BATCH: usize;
 
-    /// 64 bytes.
-    unsafe fn load(at: *const u8) -> Self::Codes;
     unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]);
-    /// Bits `SHIFT..SHIFT + BITS` of every byte.
-    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Self::Codes) -> Self::Codes;
-    /// `low | high << SHIFT`, bytes being wide enough.
-    unsafe fn join<const SHIFT: u32>(low: Self::Codes, high: Self::Codes) -> Self::Codes;
     /// `round((code − half)·2^shift·ratio/2^15) + 128` for every byte, halves up; each row
     /// has its ratio twice.
     unsafe fn rescale(
@@ -218,8 +229,9 @@ pub(crate) unsafe trait Lines {
         shift: u32,
         ratio: &[i16; 2 * TILE_ROWS],
     ) -> Self::Codes;
-    /// 4 bytes, for all rows.
-    unsafe fn four(at: *const i8) -> Self::Four;
+    /// Four activations for all rows: those numbered `index` of a block, which has 8 times
+    /// the rows of the piece of them.
+    unsafe fn four(block: *const i8, index: usize) -> Self::Four;
     unsafe fn splat(v: i32) -> Self::Sums;
     /// `sums + Σ codes·four` for codes of up to 7 bits.
     unsafe fn dot(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums;
@@ -235,40 +247,54 @@ pub(crate) unsafe trait Lines {
     unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> Self::Floats;
     unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]);
     unsafe fn prefetch(at: *const u8);
+
+    /// Adds the products of `blocks` blocks of 32 columns, as they lie one after another in
+    /// a tile and in a piece of `NB` rows.
+    #[inline(always)]
+    unsafe fn add_blocks<const BITS: u32, const NB: usize>(
+        sums: [Self::Sums; NB],
+        codes: *const u8,
+        xs: *const i8,
+        blocks: usize,
+    ) -> [Self::Sums; NB] {
+        // SAFETY: the caller's.
+        unsafe { by_steps::<Self, BITS, NB>(sums, codes, xs, blocks) }
+    }
 }
 
-/// One line of a block of 32 columns, columns `4·STEP…`, as codes.
+/// One line of a block of 32 columns, columns `4·STEP…`, as codes. Of registers for two
+/// lines: that and the next, if `STEP` is even and `BITS` too.
 // A plane of one bit has one line, whatever the step.
 #[allow(clippy::modulo_one)]
 #[inline(always)]
-unsafe fn open_line<L: Lines, const BITS: u32, const STEP: u32>(block: *const u8) -> L::Codes {
+unsafe fn open_line<C: Codes, const BITS: u32, const STEP: u32>(block: *const u8) -> C {
     // SAFETY: the caller's, a block is `8·BITS` lines of 8 bytes each… see the layout:
     // plane by plane, a plane of p bits being p lines of 64 bytes.
     unsafe {
         macro_rules! plane {
             ($p:literal, $first:literal) => {{
                 // Line j of the plane holds columns 4j + 4p·i in field i.
-                let line = L::load(block.add(64 * ($first + (STEP as usize % $p))));
+                let line = C::load(block.add(64 * ($first + (STEP as usize % $p))));
                 match STEP / $p {
-                    0 => L::field::<$p, 0>(line),
-                    1 => L::field::<$p, { $p % 8 }>(line),
-                    2 => L::field::<$p, { 2 * $p % 8 }>(line),
-                    3 => L::field::<$p, { 3 * $p % 8 }>(line),
-                    4 => L::field::<$p, { 4 * $p % 8 }>(line),
-                    5 => L::field::<$p, { 5 * $p % 8 }>(line),
-                    6 => L::field::<$p, { 6 * $p % 8 }>(line),
-                    _ => L::field::<$p, { 7 * $p % 8 }>(line),
+                    0 => line.field::<$p, 0>(),
+                    1 => line.field::<$p, { $p % 8 }>(),
+                    2 => line.field::<$p, { 2 * $p % 8 }>(),
+                    3 => line.field::<$p, { 3 * $p % 8 }>(),
+                    4 => line.field::<$p, { 4 * $p % 8 }>(),
+                    5 => line.field::<$p, { 5 * $p % 8 }>(),
+                    6 => line.field::<$p, { 6 * $p % 8 }>(),
+                    _ => line.field::<$p, { 7 * $p % 8 }>(),
                 }
             }};
         }
         match BITS {
             2 => plane!(2, 0),
-            3 => L::join::<2>(plane!(2, 0), plane!(1, 2)),
+            3 => C::join::<2>(plane!(2, 0), plane!(1, 2)),
             4 => plane!(4, 0),
-            5 => L::join::<4>(plane!(4, 0), plane!(1, 4)),
-            6 => L::join::<4>(plane!(4, 0), plane!(2, 4)),
-            7 => L::join::<6>(L::join::<4>(plane!(4, 0), plane!(2, 4)), plane!(1, 6)),
-            _ => L::load(block.add(64 * STEP as usize)),
+            5 => C::join::<4>(plane!(4, 0), plane!(1, 4)),
+            6 => C::join::<4>(plane!(4, 0), plane!(2, 4)),
+            7 => C::join::<6>(C::join::<4>(plane!(4, 0), plane!(2, 4)), plane!(1, 6)),
+            _ => C::load(block.add(64 * STEP as usize)),
         }
     }
 }
@@ -276,6 +302,52 @@ unsafe fn open_line<L: Lines, const BITS: u32, const STEP: u32>(block: *const u8
 /// Bytes ahead of the codes being multiplied that the next ones are asked for: with less,
 /// one core does not keep enough lines of DRAM in flight; measured 2 to 8 KiB alike.
 const AHEAD: usize = 4096;
+
+/// Four columns at a time: a line with the activations of each row of the piece.
+#[inline(always)]
+unsafe fn by_steps<L: Lines, const BITS: u32, const NB: usize>(
+    mut sums: [L::Sums; NB],
+    mut codes: *const u8,
+    mut xs: *const i8,
+    blocks: usize,
+) -> [L::Sums; NB] {
+    // SAFETY: `Lines` may be used, and so many blocks are there (the caller's).
+    unsafe {
+        for _ in 0..blocks {
+            macro_rules! rows {
+                ($s:literal, $line:ident, $($b:literal)*) => {$(
+                    if $b < NB {
+                        let four = L::four(xs, $s * NB + $b);
+                        sums[$b] = match BITS {
+                            8 => L::dot8(sums[$b], $line, four),
+                            _ => L::dot(sums[$b], $line, four),
+                        };
+                    }
+                )*};
+            }
+            macro_rules! step {
+                ($s:literal) => {{
+                    let line = open_line::<L::Codes, BITS, $s>(codes);
+                    rows!($s, line, 0 1 2 3 4 5 6 7 8 9 10 11);
+                }};
+            }
+            for line in 0..BITS as usize {
+                L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
+            }
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
+            step!(4);
+            step!(5);
+            step!(6);
+            step!(7);
+            codes = codes.add(64 * BITS as usize);
+            xs = xs.add(32 * NB);
+        }
+    }
+    sums
+}
 
 /// One tile with the piece of `NB` rows of activations from `first` on. Two tiles at once
 /// would load activations half as often, and spill: measured at less than half the rate.
@@ -333,33 +405,9 @@ unsafe fn multiply<L: Lines, const BITS: u32, const NB: usize>(
                     acc[b] = L::splat(*offsets.add(b) - *offsets.add(b) / w.half * 128);
                 }
             }
-            for _ in 0..blocks {
-                macro_rules! step {
-                    ($s:literal) => {{
-                        let line = open_line::<L, BITS, $s>(codes);
-                        for b in 0..NB {
-                            let four = L::four(xs.add(4 * ($s * NB + b)));
-                            acc[b] = match BITS {
-                                8 => L::dot8(acc[b], line, four),
-                                _ => L::dot(acc[b], line, four),
-                            };
-                        }
-                    }};
-                }
-                for line in 0..BITS as usize {
-                    L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
-                }
-                step!(0);
-                step!(1);
-                step!(2);
-                step!(3);
-                step!(4);
-                step!(5);
-                step!(6);
-                step!(7);
-                codes = codes.add(block_bytes);
-                xs = xs.add(32 * NB);
-            }
+            acc = L::add_blocks::<BITS, NB>(acc, codes, xs, blocks);
+            codes = codes.add(blocks * block_bytes);
+            xs = xs.add(blocks * 32 * NB);
             let (mut s, mut z) = (unit, L::splat_f32(w.offset));
             if !w.scales.is_empty() {
                 L::prefetch(head.wrapping_add(AHEAD / 8));
@@ -546,7 +594,7 @@ unsafe fn narrow_bits<L: Lines, const BITS: u32>(
                     ($($s:literal)*) => {$({
                         // SAFETY: `Lines` may be used (the caller's); a block is there.
                         unsafe {
-                            let line = open_line::<L, BITS, $s>(block.as_ptr());
+                            let line = open_line::<L::Codes, BITS, $s>(block.as_ptr());
                             let line = L::rescale(line, w.half, shift, &ratio);
                             L::store_codes(line, &mut lines[$s]);
                         }
@@ -583,6 +631,20 @@ pub(crate) mod tiles {
         // SAFETY: the function's features are those of `Vnni`.
         unsafe { tiles_body::<x86::Vnni>(w, x, out) }
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon,dotprod")]
+    pub(crate) fn neon(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: the function's features are those of `Neon` without `I8MM`.
+        unsafe { tiles_body::<neon::Neon<false>>(w, x, out) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    pub(crate) fn neoni8mm(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) {
+        // SAFETY: the function's features are those of `Neon` with `I8MM`.
+        unsafe { tiles_body::<neon::Neon<true>>(w, x, out) }
+    }
 }
 
 /// One scale for many groups; see [`KernelSet::dot_narrow`](super::KernelSet::dot_narrow).
@@ -608,6 +670,12 @@ pub(crate) mod narrow {
     pub(crate) fn avx512vnni(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
         // SAFETY: the function's features are those of `Vnni`.
         unsafe { narrow_body::<x86::Vnni>(w, codes, scales) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn neon(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
+        // SAFETY: NEON without dot products, which every AArch64 CPU has, is enough here.
+        unsafe { narrow_body::<neon::Neon<false>>(w, codes, scales) }
     }
 }
 
@@ -834,5 +902,10 @@ pub(crate) mod batch {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn avx512vnni() -> usize {
         super::x86::Vnni::BATCH
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn neon() -> usize {
+        super::neon::Neon::<false>::BATCH
     }
 }

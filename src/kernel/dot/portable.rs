@@ -1,13 +1,32 @@
 //! Lines of sixteen rows without vector instructions of its own.
 
-use super::{Lines, TILE_ROWS};
+use super::{Codes, Lines, TILE_ROWS};
 use crate::kernel::quant::from_f16;
+
+type Bytes = [u8; 4 * TILE_ROWS];
+
+// SAFETY: no instruction set is needed.
+unsafe impl Codes for Bytes {
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: 64 bytes are there (the trait's rule).
+        unsafe { at.cast::<Bytes>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(self) -> Self {
+        self.map(|c| (c >> SHIFT) & ((1 << BITS) - 1))
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(self, high: Self) -> Self {
+        std::array::from_fn(|i| self[i] | high[i] << SHIFT)
+    }
+}
 
 /// What every target can do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
-
-type Bytes = [u8; 4 * TILE_ROWS];
 
 // SAFETY: no instruction set is needed.
 unsafe impl Lines for Portable {
@@ -19,24 +38,8 @@ unsafe impl Lines for Portable {
     const BATCH: usize = 4;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> Bytes {
-        // SAFETY: 64 bytes are there (the trait's rule).
-        unsafe { at.cast::<Bytes>().read_unaligned() }
-    }
-
-    #[inline(always)]
     unsafe fn store_codes(codes: Bytes, out: &mut [u8; 64]) {
         *out = codes;
-    }
-
-    #[inline(always)]
-    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Bytes) -> Bytes {
-        codes.map(|c| (c >> SHIFT) & ((1 << BITS) - 1))
-    }
-
-    #[inline(always)]
-    unsafe fn join<const SHIFT: u32>(low: Bytes, high: Bytes) -> Bytes {
-        std::array::from_fn(|i| low[i] | high[i] << SHIFT)
     }
 
     #[inline(always)]
@@ -49,9 +52,9 @@ unsafe impl Lines for Portable {
     }
 
     #[inline(always)]
-    unsafe fn four(at: *const i8) -> [i8; 4] {
+    unsafe fn four(block: *const i8, index: usize) -> [i8; 4] {
         // SAFETY: 4 bytes are there (the trait's rule).
-        unsafe { at.cast::<[i8; 4]>().read_unaligned() }
+        unsafe { block.add(4 * index).cast::<[i8; 4]>().read_unaligned() }
     }
 
     #[inline(always)]

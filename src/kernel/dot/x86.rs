@@ -2,7 +2,46 @@
 
 use std::arch::x86_64::*;
 
-use super::{Lines, TILE_ROWS};
+use super::{Codes, Lines, TILE_ROWS};
+
+// SAFETY: every intrinsic below needs AVX2 at most, which whoever calls has.
+unsafe impl Codes for [__m256i; 2] {
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: 64 bytes.
+        unsafe {
+            [
+                _mm256_loadu_si256(at.cast()),
+                _mm256_loadu_si256(at.add(32).cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(self) -> Self {
+        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
+        unsafe {
+            let mask = _mm256_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            [
+                _mm256_and_si256(_mm256_srl_epi16(self[0], shift), mask),
+                _mm256_and_si256(_mm256_srl_epi16(self[1], shift), mask),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(self, high: Self) -> Self {
+        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            [
+                _mm256_or_si256(self[0], _mm256_sll_epi16(high[0], shift)),
+                _mm256_or_si256(self[1], _mm256_sll_epi16(high[1], shift)),
+            ]
+        }
+    }
+}
 
 /// AVX2, FMA, F16C.
 #[derive(Clone, Copy, Debug)]
@@ -19,47 +58,11 @@ unsafe impl Lines for Avx2 {
     const BATCH: usize = 4;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self::Codes {
-        // SAFETY: 64 bytes.
-        unsafe {
-            [
-                _mm256_loadu_si256(at.cast()),
-                _mm256_loadu_si256(at.add(32).cast()),
-            ]
-        }
-    }
-
-    #[inline(always)]
     unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]) {
         // SAFETY: `out` is 64 bytes.
         unsafe {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), codes[0]);
             _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), codes[1]);
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: Self::Codes) -> Self::Codes {
-        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
-        unsafe {
-            let mask = _mm256_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
-            let shift = _mm_cvtsi32_si128(SHIFT as i32);
-            [
-                _mm256_and_si256(_mm256_srl_epi16(codes[0], shift), mask),
-                _mm256_and_si256(_mm256_srl_epi16(codes[1], shift), mask),
-            ]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn join<const SHIFT: u32>(low: Self::Codes, high: Self::Codes) -> Self::Codes {
-        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
-        unsafe {
-            let shift = _mm_cvtsi32_si128(SHIFT as i32);
-            [
-                _mm256_or_si256(low[0], _mm256_sll_epi16(high[0], shift)),
-                _mm256_or_si256(low[1], _mm256_sll_epi16(high[1], shift)),
-            ]
         }
     }
 
@@ -94,9 +97,9 @@ unsafe impl Lines for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn four(at: *const i8) -> Self::Four {
+    unsafe fn four(block: *const i8, index: usize) -> Self::Four {
         // SAFETY: 4 bytes.
-        unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
+        unsafe { _mm256_set1_epi32(block.add(4 * index).cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]
@@ -203,6 +206,34 @@ unsafe impl Lines for Avx2 {
     }
 }
 
+// SAFETY: every intrinsic below needs AVX-512 F or BW at most, which whoever calls has.
+unsafe impl Codes for __m512i {
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> Self {
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn field<const BITS: u32, const SHIFT: u32>(self) -> Self {
+        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
+        unsafe {
+            let mask = _mm512_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            _mm512_and_si512(_mm512_srl_epi16(self, shift), mask)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join<const SHIFT: u32>(self, high: Self) -> Self {
+        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(SHIFT as i32);
+            _mm512_or_si512(self, _mm512_sll_epi16(high, shift))
+        }
+    }
+}
+
 /// AVX-512 F, BW and VNNI.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vnni;
@@ -218,34 +249,9 @@ unsafe impl Lines for Vnni {
     const BATCH: usize = 12;
 
     #[inline(always)]
-    unsafe fn load(at: *const u8) -> __m512i {
-        // SAFETY: 64 bytes.
-        unsafe { _mm512_loadu_si512(at.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn store_codes(codes: __m512i, out: &mut [u8; 64]) {
         // SAFETY: `out` is 64 bytes.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), codes) }
-    }
-
-    #[inline(always)]
-    unsafe fn field<const BITS: u32, const SHIFT: u32>(codes: __m512i) -> __m512i {
-        // SAFETY: see the impl. A shift by a register: its count is a constant here, too.
-        unsafe {
-            let mask = _mm512_set1_epi8((1u8 << BITS).wrapping_sub(1) as i8);
-            let shift = _mm_cvtsi32_si128(SHIFT as i32);
-            _mm512_and_si512(_mm512_srl_epi16(codes, shift), mask)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn join<const SHIFT: u32>(low: __m512i, high: __m512i) -> __m512i {
-        // SAFETY: see the impl. Bits do not cross bytes: those of `high` are few.
-        unsafe {
-            let shift = _mm_cvtsi32_si128(SHIFT as i32);
-            _mm512_or_si512(low, _mm512_sll_epi16(high, shift))
-        }
     }
 
     #[inline(always)]
@@ -271,9 +277,9 @@ unsafe impl Lines for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn four(at: *const i8) -> __m512i {
+    unsafe fn four(block: *const i8, index: usize) -> __m512i {
         // SAFETY: 4 bytes.
-        unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) }
+        unsafe { _mm512_set1_epi32(block.add(4 * index).cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]
