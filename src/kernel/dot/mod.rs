@@ -248,17 +248,17 @@ pub(crate) unsafe trait Lines: Sized {
     unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]);
     unsafe fn prefetch(at: *const u8);
 
-    /// Adds the products of `blocks` blocks of 32 columns, as they lie one after another in
-    /// a tile and in a piece of `NB` rows.
+    /// The sums with the products of `blocks` blocks of 32 columns, as they lie one after
+    /// another in a tile and in a piece of `NB` rows, if the set has a way of its own; else
+    /// they are taken line by line, row by row.
     #[inline(always)]
     unsafe fn add_blocks<const BITS: u32, const NB: usize>(
-        sums: [Self::Sums; NB],
-        codes: *const u8,
-        xs: *const i8,
-        blocks: usize,
-    ) -> [Self::Sums; NB] {
-        // SAFETY: the caller's.
-        unsafe { by_steps::<Self, BITS, NB>(sums, codes, xs, blocks) }
+        _sums: &[Self::Sums; NB],
+        _codes: *const u8,
+        _xs: *const i8,
+        _blocks: usize,
+    ) -> Option<[Self::Sums; NB]> {
+        None
     }
 }
 
@@ -302,52 +302,6 @@ unsafe fn open_line<C: Codes, const BITS: u32, const STEP: u32>(block: *const u8
 /// Bytes ahead of the codes being multiplied that the next ones are asked for: with less,
 /// one core does not keep enough lines of DRAM in flight; measured 2 to 8 KiB alike.
 const AHEAD: usize = 4096;
-
-/// Four columns at a time: a line with the activations of each row of the piece.
-#[inline(always)]
-unsafe fn by_steps<L: Lines, const BITS: u32, const NB: usize>(
-    mut sums: [L::Sums; NB],
-    mut codes: *const u8,
-    mut xs: *const i8,
-    blocks: usize,
-) -> [L::Sums; NB] {
-    // SAFETY: `Lines` may be used, and so many blocks are there (the caller's).
-    unsafe {
-        for _ in 0..blocks {
-            macro_rules! rows {
-                ($s:literal, $line:ident, $($b:literal)*) => {$(
-                    if $b < NB {
-                        let four = L::four(xs, $s * NB + $b);
-                        sums[$b] = match BITS {
-                            8 => L::dot8(sums[$b], $line, four),
-                            _ => L::dot(sums[$b], $line, four),
-                        };
-                    }
-                )*};
-            }
-            macro_rules! step {
-                ($s:literal) => {{
-                    let line = open_line::<L::Codes, BITS, $s>(codes);
-                    rows!($s, line, 0 1 2 3 4 5 6 7 8 9 10 11);
-                }};
-            }
-            for line in 0..BITS as usize {
-                L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
-            }
-            step!(0);
-            step!(1);
-            step!(2);
-            step!(3);
-            step!(4);
-            step!(5);
-            step!(6);
-            step!(7);
-            codes = codes.add(64 * BITS as usize);
-            xs = xs.add(32 * NB);
-        }
-    }
-    sums
-}
 
 /// One tile with the piece of `NB` rows of activations from `first` on. Two tiles at once
 /// would load activations half as often, and spill: measured at less than half the rate.
@@ -405,9 +359,40 @@ unsafe fn multiply<L: Lines, const BITS: u32, const NB: usize>(
                     acc[b] = L::splat(*offsets.add(b) - *offsets.add(b) / w.half * 128);
                 }
             }
-            acc = L::add_blocks::<BITS, NB>(acc, codes, xs, blocks);
-            codes = codes.add(blocks * block_bytes);
-            xs = xs.add(blocks * 32 * NB);
+            let mut steps = blocks;
+            if let Some(sums) = L::add_blocks::<BITS, NB>(&acc, codes, xs, blocks) {
+                acc = sums;
+                codes = codes.add(blocks * block_bytes);
+                xs = xs.add(blocks * 32 * NB);
+                steps = 0;
+            }
+            for _ in 0..steps {
+                macro_rules! step {
+                    ($s:literal) => {{
+                        let line = open_line::<L::Codes, BITS, $s>(codes);
+                        for b in 0..NB {
+                            let four = L::four(xs, $s * NB + b);
+                            acc[b] = match BITS {
+                                8 => L::dot8(acc[b], line, four),
+                                _ => L::dot(acc[b], line, four),
+                            };
+                        }
+                    }};
+                }
+                for line in 0..BITS as usize {
+                    L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
+                }
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+                step!(4);
+                step!(5);
+                step!(6);
+                step!(7);
+                codes = codes.add(block_bytes);
+                xs = xs.add(32 * NB);
+            }
             let (mut s, mut z) = (unit, L::splat_f32(w.offset));
             if !w.scales.is_empty() {
                 L::prefetch(head.wrapping_add(AHEAD / 8));

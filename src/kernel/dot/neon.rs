@@ -13,7 +13,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{AHEAD, Codes, Lines, TILE_ROWS, by_steps, open_line};
+use super::{AHEAD, Codes, Lines, TILE_ROWS, open_line};
 
 /// Dot products (Armv8.4, and many cores of Armv8.2), with `I8MM` those of unsigned by
 /// signed numbers besides (Armv8.6). Without, codes of 8 bits go as signed ones.
@@ -336,23 +336,63 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
 
     #[inline(always)]
     unsafe fn add_blocks<const BITS: u32, const NB: usize>(
-        sums: [Self::Sums; NB],
+        sums: &[Self::Sums; NB],
         codes: *const u8,
         xs: *const i8,
         blocks: usize,
-    ) -> [Self::Sums; NB] {
-        // SAFETY: the caller's; `by_matrices` needs `i8mm`.
-        unsafe {
+    ) -> Option<[Self::Sums; NB]> {
+        // SAFETY: the caller's.
+        Some(unsafe {
             // Two rows are as fast by dot products, zipping being as much work as it saves;
             // so are 6 bits, which leave too few registers. The planes of one bit of odd
             // widths do not open to two lines.
             if I8MM && NB == 4 && matches!(BITS, 2 | 4 | 8) {
-                by_matrices::<BITS, NB>(sums, codes, xs, blocks)
+                by_matrices::<BITS, NB>(*sums, codes, xs, blocks)
             } else {
-                by_steps::<Self, BITS, NB>(sums, codes, xs, blocks)
+                by_lines::<I8MM, BITS, NB>(*sums, codes, xs, blocks)
             }
+        })
+    }
+}
+
+/// Four columns at a time by dot products.
+#[inline(always)]
+unsafe fn by_lines<const I8MM: bool, const BITS: u32, const NB: usize>(
+    mut sums: [[int32x4_t; 4]; NB],
+    mut codes: *const u8,
+    mut xs: *const i8,
+    blocks: usize,
+) -> [[int32x4_t; 4]; NB] {
+    // SAFETY: `Lines` may be used, and so many blocks are there (the caller's).
+    unsafe {
+        for _ in 0..blocks {
+            // No loop over rows: it would not be unrolled before lanes must be constants.
+            macro_rules! rows {
+                ($s:literal, $line:ident, $($b:literal)*) => {$(
+                    if $b < NB {
+                        let four = Neon::<I8MM>::four(xs, $s * NB + $b);
+                        sums[$b] = match BITS {
+                            8 => Neon::<I8MM>::dot8(sums[$b], $line, four),
+                            _ => Neon::<I8MM>::dot(sums[$b], $line, four),
+                        };
+                    }
+                )*};
+            }
+            macro_rules! steps {
+                ($($s:literal)*) => {$({
+                    let line = open_line::<Line<4>, BITS, $s>(codes);
+                    rows!($s, line, 0 1 2 3 4 5 6 7 8 9 10 11);
+                })*};
+            }
+            for line in 0..BITS as usize {
+                Neon::<I8MM>::prefetch(codes.wrapping_add(AHEAD + 64 * line));
+            }
+            steps!(0 1 2 3 4 5 6 7);
+            codes = codes.add(64 * BITS as usize);
+            xs = xs.add(32 * NB);
         }
     }
+    sums
 }
 
 /// Eight columns at a time by matrix products: of two rows of the tile and two of the four
