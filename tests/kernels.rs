@@ -624,7 +624,7 @@ struct SparseCase {
     rows: usize,
     cols: usize,
     bits: Box<[u8]>,
-    ends: Vec<u32>,
+    bounds: Vec<u32>,
     indices: Box<[u16]>,
     values: Box<[f32]>,
     dense: Vec<f32>,
@@ -635,7 +635,7 @@ impl SparseCase {
         let stride = cols.div_ceil(8);
         let mut bits = vec![0u8; rows * stride];
         let mut dense = vec![0.0f32; rows * cols];
-        let (mut ends, mut indices, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bounds, mut indices, mut values) = (vec![0], Vec::new(), Vec::new());
         for r in 0..rows {
             for c in 0..cols {
                 if rng.uniform() < density {
@@ -645,13 +645,13 @@ impl SparseCase {
                     indices.push(c as u16);
                 }
             }
-            ends.push(values.len() as u32);
+            bounds.push(values.len() as u32);
         }
         Self {
             rows,
             cols,
             bits: bits.into(),
-            ends,
+            bounds,
             indices: indices.into(),
             values: values.into(),
             dense,
@@ -668,7 +668,7 @@ impl SparseCase {
 
     fn lists(&self) -> IndexRows<'_> {
         IndexRows {
-            ends: &self.ends,
+            bounds: &self.bounds,
             indices: &self.indices,
             cols: self.cols,
             values: &self.values,
@@ -734,7 +734,10 @@ fn masks_are_counted_opened_and_listed() {
                     assert_eq!(set.mask_list(&case.bits, &mut list), n, "{what}");
                     assert_eq!(list[..n], case.indices[..], "{what}");
                 }
-                assert!(set.index_ascend(&case.ends, &case.indices, cols), "{what}");
+                assert!(
+                    set.index_ascend(&case.bounds, &case.indices, cols),
+                    "{what}"
+                );
             }
         }
     }
@@ -745,26 +748,26 @@ fn lists_that_do_not_rise_are_told() {
     let mut rng = Rng::new(29);
     let case = SparseCase::new(&mut rng, 9, 300, 0.4);
     for set in sets() {
-        let good = |ends: &[u32], indices: &[u16], cols| set.index_ascend(ends, indices, cols);
-        assert!(good(&case.ends, &case.indices, 300));
+        let good = |bounds: &[u32], list: &[u16], cols| set.index_ascend(bounds, list, cols);
+        assert!(good(&case.bounds, &case.indices, 300));
+        assert!(good(&case.bounds[2..6], &case.indices, 300));
         assert!(good(&[], &[], 0) && good(&[0, 0], &[], 1));
         // Equal neighbours, and falling ones, at every place but the first of a row.
         for i in 1..case.indices.len() {
-            let first = case.ends.contains(&(i as u32));
+            let first = case.bounds.contains(&(i as u32));
             for to in [0, 1] {
                 let mut list = case.indices.to_vec();
                 list[i] = list[i - 1].saturating_sub(to);
-                assert!(first || !good(&case.ends, &list, 300), "{i} {to}");
+                assert!(first || !good(&case.bounds, &list, 300), "{i} {to}");
             }
         }
         let last = *case.indices.iter().max().unwrap();
-        assert!(!good(&case.ends, &case.indices, last.into()));
+        assert!(!good(&case.bounds, &case.indices, last.into()));
         let n = case.indices.len();
-        assert!(!good(&case.ends, &case.indices[..n - 1], 300));
-        assert!(!good(&case.ends[..8], &case.indices, 300));
-        let mut ends = case.ends.clone();
-        ends.swap(3, 4);
-        assert!(!good(&ends, &case.indices, 300));
+        assert!(!good(&case.bounds, &case.indices[..n - 1], 300));
+        let mut bounds = case.bounds.clone();
+        bounds.swap(3, 4);
+        assert!(!good(&bounds, &case.indices, 300));
     }
 }
 
@@ -864,7 +867,7 @@ fn sparse_rows_times_panels_are_within_the_bound() {
                         }
                         // A row alone is the same row.
                         let mut one = vec![f32::NAN; lanes];
-                        let first = case.ends[0] as usize;
+                        let first = case.bounds[1] as usize;
                         let m = MaskRows {
                             bits: &case.bits[..cols.div_ceil(8)],
                             values: &case.values[..first],

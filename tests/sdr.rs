@@ -139,7 +139,7 @@ proptest! {
 }
 
 #[test]
-fn sums_over_positions_are_the_same_bits_everywhere_and_right() {
+fn signed_sums_are_the_same_bits_everywhere_and_right() {
     let mut rng = Rng::new(2);
     for n in [0, 1, 5, 15, 16, 17, 31, 64, 100, 1000] {
         let width = n * 3 + 1;
@@ -151,71 +151,64 @@ fn sums_over_positions_are_the_same_bits_everywhere_and_right() {
         for p in &mut positions {
             *p += base;
         }
-        let values: Vec<f32> = (0..n).map(|_| rng.gaussian()).collect();
         let first = rng.below(20);
         let signs: Vec<u8> = (0..(first + n).div_ceil(8) + 1)
             .map(|_| rng.next() as u8)
             .collect();
         let x: Vec<f32> = (0..width).map(|_| rng.gaussian()).collect();
-        let sign =
-            |i: usize| 1.0 - 2.0 * f64::from(signs[(first + i) / 8] >> ((first + i) % 8) & 1);
-        let naive = |term: &dyn Fn(usize) -> f64, at: &dyn Fn(usize) -> f32| -> f64 {
-            (0..n)
-                .map(|i| term(i) * f64::from(at((positions[i] - base) as usize)))
-                .sum()
-        };
-        let bound = 1e-6 * (n as f64 + 1.0);
-        let mut found: Vec<Vec<u32>> = Vec::new();
+        let negative = |i: usize| signs[(first + i) / 8] >> ((first + i) % 8) & 1 == 1;
+        let terms = positions.iter().enumerate().map(|(i, p)| {
+            let x = f64::from(x[(p - base) as usize]);
+            if negative(i) { -x } else { x }
+        });
+        let sum: f64 = terms.clone().sum();
+        let size: f64 = terms.map(f64::abs).sum();
+        // Fewer than n + 4 additions, each of which rounds by 2⁻²⁴ of what it gives.
+        let bound = (n as f64 + 4.0) * 2f64.powi(-24) * size;
+        let mut found = Vec::new();
         for set in sets() {
+            let limit = base + width as u32 / 2;
             assert_eq!(
-                set.positions_below(&positions, base + width as u32 / 2),
-                positions
-                    .iter()
-                    .filter(|p| **p < base + width as u32 / 2)
-                    .count()
+                set.positions_below(&positions, limit),
+                positions.iter().filter(|p| **p < limit).count()
             );
-            let all = [
-                set.gather_sum(&positions, base, &x),
-                set.gather_dot(&positions, base, &values, &x),
-                set.gather_signed(&positions, base, &signs, first, &x),
-            ];
-            for (y, term) in all.iter().zip([
-                &(|_| 1.0) as &dyn Fn(usize) -> f64,
-                &|i| f64::from(values[i]),
-                &sign,
-            ]) {
-                assert!((f64::from(*y) - naive(term, &|c| x[c])).abs() <= bound);
+            let y = set.gather_signed(&positions, base, &signs, first, &x);
+            assert!((f64::from(y) - sum).abs() <= bound, "{n} positions");
+            found.push(y.to_bits());
+
+            let mut columns = vec![u16::MAX; n];
+            set.positions_narrow(&positions, base, &mut columns);
+            for (c, p) in columns.iter().zip(&positions) {
+                assert_eq!(u32::from(*c), p - base);
             }
-            for lanes in [16, 32, 64] {
-                let batch = lanes - rng.below(4);
-                let xs: Vec<f32> = (0..batch * width)
-                    .map(|i| x[i % width] + i as f32 % 7.0)
-                    .collect();
-                let mut panel = vec![0.0; width * lanes];
-                set.transpose(&xs, width, &mut panel, lanes);
-                for b in 0..batch {
-                    for c in 0..width {
-                        assert_eq!(panel[c * lanes + b], xs[b * width + c]);
-                    }
-                }
-                let mut sums = vec![vec![9.0f32; lanes]; 3];
-                set.panel_sum(&positions, base, &panel, &mut sums[0]);
-                set.panel_dot(&positions, base, &values, &panel, &mut sums[1]);
-                set.panel_signed(&positions, base, &signs, first, &panel, &mut sums[2]);
-                for (sums, term) in sums.iter().zip([
-                    &(|_| 1.0) as &dyn Fn(usize) -> f64,
-                    &|i| f64::from(values[i]),
-                    &sign,
-                ]) {
-                    for (b, y) in sums[..batch].iter().enumerate() {
-                        let expected = naive(term, &|c| xs[b * width + c]);
-                        assert!((f64::from(*y) - expected).abs() <= bound * 20.0);
-                    }
-                }
+            let mut values = vec![f32::NAN; n];
+            set.sign_values(&signs, first, 1.5, &mut values);
+            for (i, v) in values.iter().enumerate() {
+                assert_eq!(*v, if negative(i) { -1.5 } else { 1.5 });
             }
-            found.push(all.iter().map(|v| v.to_bits()).collect());
         }
         assert!(found.windows(2).all(|w| w[0] == w[1]), "{n} positions");
+    }
+}
+
+#[test]
+fn panels_are_turned() {
+    for rows in (0..=33).chain([63, 64]) {
+        for cols in (1..=33).chain([64, 100]) {
+            for spare in [0, 3] {
+                let src: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+                let stride = rows + spare;
+                for set in sets() {
+                    let mut dst = vec![-1.0; cols * stride];
+                    set.transpose(&src, cols, &mut dst, stride);
+                    for (i, v) in dst.iter().enumerate() {
+                        let (c, r) = (i / stride, i % stride);
+                        let expected = if r < rows { src[r * cols + c] } else { -1.0 };
+                        assert_eq!(*v, expected, "{:?} {rows}×{cols}", set.isa());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -225,14 +218,10 @@ fn positions_outside_x_stop_every_kernel() {
         for positions in [[99; 16], [3; 16]] {
             for base in [0, 4] {
                 let inside = positions[0] == 3 && base == 0;
-                let sum = std::panic::catch_unwind(|| set.gather_sum(&positions, base, &[1.0; 50]));
-                assert_eq!(sum.ok(), inside.then_some(16.0), "{:?}", set.isa());
-                let panel = std::panic::catch_unwind(|| {
-                    let mut sums = [0.0; 16];
-                    set.panel_sum(&positions, base, &[1.0; 50 * 16], &mut sums);
-                    sums[15]
+                let sum = std::panic::catch_unwind(|| {
+                    set.gather_signed(&positions, base, &[0; 2], 0, &[1.0; 50])
                 });
-                assert_eq!(panel.ok(), inside.then_some(16.0), "{:?}", set.isa());
+                assert_eq!(sum.ok(), inside.then_some(16.0), "{:?}", set.isa());
             }
         }
     }

@@ -37,8 +37,13 @@ pub(super) trait Sparse: Form {
     /// Columns of a strip: a row's list is made for each strip of it. [`INDEX_COLS`] at most.
     fn strip_cols(&self) -> usize;
 
-    /// The lists of some rows of an open window in one strip: at most [`PANEL_ROWS`], and one
-    /// only where there are several strips.
+    /// Rows whose lists are made at once.
+    fn list_rows(&self) -> usize {
+        PANEL_ROWS
+    }
+
+    /// The lists of some rows of an open window in one strip: as many as
+    /// [`list_rows`](Self::list_rows), and one only where there are several strips.
     fn lists<'a>(
         &self,
         opened: &'a Self::Opened<'_>,
@@ -54,7 +59,8 @@ pub(super) trait Sparse: Form {
     /// Bytes that a window of so many rows takes in its room.
     fn window_bytes(&self, rows: usize) -> usize;
 
-    /// Bytes that lists of so many rows take in theirs.
+    /// Bytes that lists take in theirs, those of a window of so many rows not being made at
+    /// once.
     fn list_bytes(&self, rows: usize) -> usize;
 }
 
@@ -115,20 +121,20 @@ pub(super) fn aligned(memory: &mut Vec<f32>, n: usize) -> &mut [f32] {
     &mut memory[start..start + n]
 }
 
-/// Room for the ends of `rows` rows and a list of `count` columns.
+/// Room for the bounds of `rows` rows and a list of `count` columns.
 pub(super) fn split_room(
     memory: &mut Vec<u32>,
     rows: usize,
     count: usize,
 ) -> (&mut [u32], &mut [u16]) {
-    let all = rows + count.div_ceil(2);
+    let all = rows + 1 + count.div_ceil(2);
     if memory.capacity() < all {
         *memory = Vec::new();
         memory.reserve_exact(all);
     }
     memory.resize(all, 0);
-    let (ends, list) = memory.split_at_mut(rows);
-    (ends, &mut bytemuck::cast_slice_mut(list)[..count])
+    let (bounds, list) = memory.split_at_mut(rows + 1);
+    (bounds, &mut bytemuck::cast_slice_mut(list)[..count])
 }
 
 /// What `aligned` takes for `n` floats.
@@ -279,47 +285,40 @@ pub(super) fn matmul(
     let most = groups(batch).map(|g| g.lanes).max().unwrap_or(0);
     let cost = |rows: usize| {
         let sums = aligned_bytes(rows.min(PANEL_ROWS) * most * 2);
-        form.window_bytes(rows) + form.list_bytes(rows.min(PANEL_ROWS)) + sums
+        form.window_bytes(rows) + form.list_bytes(rows) + sums
     };
-    product.windows(
-        form,
-        form.matmul_macs().saturating_mul(batch as u64),
-        usize::MAX,
-        y,
-        &cost,
-        |rows, y, scratch| {
-            let kernels = product.kernels;
-            let (window, mut list, sums) = rooms(scratch);
-            let opened = form.open(&rows, kernels, window)?;
-            for_lists(
-                form,
-                &opened,
-                &rows,
-                kernels,
-                &mut list,
-                |piece, strip, m| {
-                    for group in groups(batch) {
-                        let n = piece.len() * group.lanes;
-                        let (sums, turned) = aligned(sums.sums, 2 * n).split_at_mut(n);
-                        let first = (group.before * cols) + strip * form.strip_cols() * group.lanes;
-                        let panel = &panels[first..first + m.cols * group.lanes];
-                        let block = block_cols(form, group.lanes);
-                        kernels.index_panel(m, panel, group.lanes, block, sums);
-                        let from = piece.start - rows.start;
-                        if strip == 0 {
-                            store(sums, &group, turned, from, y, kernels);
-                        } else {
-                            // Of one row: several strips are those of long rows.
-                            for (b, sum) in sums.iter().take(group.count).enumerate() {
-                                y.row_mut(group.first + b)[from] += sum;
-                            }
+    product.windows(form, form.matmul_macs().saturating_mul(batch as u64), usize::MAX, y, &cost, |rows, y, scratch| {
+        let kernels = product.kernels;
+        let (window, mut list, sums) = rooms(scratch);
+        let opened = form.open(&rows, kernels, window)?;
+        for_lists(
+            form,
+            &opened,
+            &rows,
+            kernels,
+            &mut list,
+            |piece, strip, m| {
+                for group in groups(batch) {
+                    let n = piece.len() * group.lanes;
+                    let (sums, turned) = aligned(sums.sums, 2 * n).split_at_mut(n);
+                    let first = (group.before * cols) + strip * form.strip_cols() * group.lanes;
+                    let panel = &panels[first..first + m.cols * group.lanes];
+                    let block = block_cols(form, group.lanes);
+                    kernels.index_panel(m, panel, group.lanes, block, sums);
+                    let from = piece.start - rows.start;
+                    if strip == 0 {
+                        store(sums, &group, turned, from, y, kernels);
+                    } else {
+                        // Of one row: several strips are those of long rows.
+                        for (b, sum) in sums.iter().take(group.count).enumerate() {
+                            y.row_mut(group.first + b)[from] += sum;
                         }
                     }
-                    Ok(())
-                },
-            )
-        },
-    )
+                }
+                Ok(())
+            },
+        )
+    })
 }
 
 /// The product with one vector.
@@ -339,43 +338,36 @@ fn by_columns(
     }
     let x = all.as_chunks::<INDEX_COLS>().0;
     let product = within(product, aligned_bytes(strips * INDEX_COLS), workers);
-    let cost = |rows: usize| {
-        form.window_bytes(rows) + form.list_bytes(rows.min(PANEL_ROWS)) + rows.min(PANEL_ROWS) * 4
-    };
-    product.windows(
-        form,
-        form.matmul_macs(),
-        usize::MAX,
-        y,
-        &cost,
-        |rows, y, scratch| {
-            let kernels = product.kernels;
-            let (window, mut list, _) = rooms(scratch);
-            let opened = form.open(&rows, kernels, window)?;
-            let y = y.row_mut(0);
-            for_lists(
-                form,
-                &opened,
-                &rows,
-                kernels,
-                &mut list,
-                |piece, strip, m| {
-                    let y = &mut y[piece.start - rows.start..piece.end - rows.start];
-                    if strip == 0 {
-                        kernels.index_dot(m, &x[0], y);
-                    } else {
-                        let mut sum = [0.0];
-                        kernels.index_dot(m, &x[strip], &mut sum);
-                        y[0] += sum[0];
-                    }
-                    Ok(())
-                },
-            )
-        },
-    )
+    let cost =
+        |rows: usize| form.window_bytes(rows) + form.list_bytes(rows) + rows.min(PANEL_ROWS) * 4;
+    product.windows(form, form.matmul_macs(), usize::MAX, y, &cost, |rows, y, scratch| {
+        let kernels = product.kernels;
+        let (window, mut list, _) = rooms(scratch);
+        let opened = form.open(&rows, kernels, window)?;
+        let y = y.row_mut(0);
+        for_lists(
+            form,
+            &opened,
+            &rows,
+            kernels,
+            &mut list,
+            |piece, strip, m| {
+                let y = &mut y[piece.start - rows.start..piece.end - rows.start];
+                if strip == 0 {
+                    kernels.index_dot(m, &x[0], y);
+                } else {
+                    let mut sum = [0.0];
+                    kernels.index_dot(m, &x[strip], &mut sum);
+                    y[0] += sum[0];
+                }
+                Ok(())
+            },
+        )
+    })
 }
 
-/// Calls `f` with the lists of all rows of a window: rows, strip, lists.
+/// Calls `f` with the lists of all rows of a window, [`PANEL_ROWS`] at most: rows, strip,
+/// lists.
 fn for_lists<F: Sparse>(
     form: &F,
     opened: &F::Opened<'_>,
@@ -385,7 +377,7 @@ fn for_lists<F: Sparse>(
     mut f: impl FnMut(Range<usize>, usize, &IndexRows<'_>) -> Result<()>,
 ) -> Result<()> {
     let strips = strips(form);
-    let step = if strips == 1 { PANEL_ROWS } else { 1 };
+    let step = if strips == 1 { form.list_rows() } else { 1 };
     for start in rows.clone().step_by(step) {
         let piece = start..(start + step).min(rows.end);
         for strip in 0..strips {
@@ -393,8 +385,12 @@ fn for_lists<F: Sparse>(
                 positions: &mut *room.positions,
                 floats: &mut *room.floats,
             };
-            let lists = form.lists(opened, piece.clone(), strip, kernels, room)?;
-            f(piece.clone(), strip, &lists)?;
+            let all = form.lists(opened, piece.clone(), strip, kernels, room)?;
+            for from in (0..piece.len()).step_by(PANEL_ROWS) {
+                let some = from..(from + PANEL_ROWS).min(piece.len());
+                let rows = start + some.start..start + some.end;
+                f(rows, strip, &all.some(some))?;
+            }
         }
     }
     Ok(())
@@ -403,7 +399,7 @@ fn for_lists<F: Sparse>(
 /// Rows of a window of a transposed product: as many as fit.
 pub(super) fn transposed_rows(form: &impl Sparse, limit: usize, workers: usize) -> usize {
     let (unit, least) = (form.row_unit(), form.least_rows());
-    let cost = |rows: usize| form.window_bytes(rows) + form.list_bytes(rows.min(PANEL_ROWS));
+    let cost = |rows: usize| form.window_bytes(rows) + form.list_bytes(rows);
     let mut rows = form.meta().rows;
     while rows > least && cost(rows).saturating_mul(workers) > limit {
         rows = rows.div_ceil(2);

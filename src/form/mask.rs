@@ -532,19 +532,19 @@ impl Mask {
     ) -> Result<bool> {
         let values = self.starts[rows.start]..self.starts[rows.end];
         let bytes = columns.window(values.start * 2..values.end * 2, scratch)?;
-        let (mut ends, mut copy) = ([0; CHECKED_ROWS], Vec::new());
+        let (mut bounds, mut copy) = ([0; CHECKED_ROWS + 1], Vec::new());
         let mut from = rows.start;
         let mut right = true;
         while from < rows.end {
             let to = (from + CHECKED_ROWS).min(rows.end);
             let start = self.starts[from];
-            let ends = &mut ends[..to - from];
-            for (end, next) in ends.iter_mut().zip(&self.starts[from + 1..]) {
-                // A row has at most 65,536 values.
-                *end = (next - start) as u32;
+            let bounds = &mut bounds[..=to - from];
+            for (bound, at) in bounds.iter_mut().zip(&self.starts[from..]) {
+                // A row has at most 65,536 values, if its columns rise.
+                *bound = u32::try_from(at - start).unwrap_or(u32::MAX);
             }
             let piece = &bytes[(start - values.start) * 2..(self.starts[to] - values.start) * 2];
-            right &= kernels.index_ascend(ends, columns_of(piece, &mut copy), self.meta.cols);
+            right &= kernels.index_ascend(bounds, columns_of(piece, &mut copy), self.meta.cols);
             from = to;
         }
         Ok(right)
@@ -917,9 +917,9 @@ impl Sparse for Mask {
             At::Columns(bytes) => {
                 let count = self.starts[rows.end] - self.starts[rows.start];
                 let bytes = &bytes[from * 2..(from + count) * 2];
-                let (ends, copy) = lists::split_room(room.positions, n, count);
-                for (end, next) in ends.iter_mut().zip(&self.starts[rows.start + 1..]) {
-                    *end = (next - self.starts[rows.start]) as u32;
+                let (bounds, copy) = lists::split_room(room.positions, n, count);
+                for (bound, at) in bounds.iter_mut().zip(&self.starts[rows.start..]) {
+                    *bound = (at - self.starts[rows.start]) as u32;
                 }
                 let indices = match bytemuck::try_cast_slice(bytes) {
                     Ok(indices) => indices,
@@ -931,7 +931,7 @@ impl Sparse for Mask {
                     }
                 };
                 Ok(IndexRows {
-                    ends,
+                    bounds,
                     indices,
                     cols: self.meta.cols,
                     values: &opened.values[from..from + count],
@@ -948,15 +948,19 @@ impl Sparse for Mask {
                 };
                 let from = from + kernels.mask_count(skipped);
                 let count = kernels.mask_count(bits);
-                let (ends, indices) = lists::split_room(room.positions, n, count);
+                let (bounds, indices) = lists::split_room(room.positions, n, count);
+                bounds[0] = 0;
                 let mut at = 0;
-                for (end, row) in ends.iter_mut().zip(bits.chunks(stride.min(bits.len()))) {
+                for (bound, row) in bounds[1..]
+                    .iter_mut()
+                    .zip(bits.chunks(stride.min(bits.len())))
+                {
                     at += kernels.mask_list(row, &mut indices[at..]);
-                    *end = at as u32;
+                    *bound = at as u32;
                 }
                 let left = self.meta.cols - strip * INDEX_COLS;
                 Ok(IndexRows {
-                    ends,
+                    bounds,
                     indices,
                     cols: left.min(INDEX_COLS),
                     values: &opened.values[from..from + count],
@@ -982,6 +986,7 @@ impl Sparse for Mask {
     }
 
     fn list_bytes(&self, rows: usize) -> usize {
+        let rows = rows.min(PANEL_ROWS);
         rows * 4 + self.most_values(rows) * 2
     }
 }

@@ -37,10 +37,8 @@
 //!   mean magnitude of a row, the least squares scale for signs: its relative error on
 //!   the active weights is `sqrt(1 − (mean |w|)² / mean w²)`, 0.18 for the tenth of
 //!   Gaussian weights that are largest.
-//! * Matmul: for each active weight one column of `x` is gathered and added, `count`
-//!   additions a row of `x`, and as many multiplications where values differ. From two
-//!   rows of `x` on, `x` is turned so that rows stand side by side, and a weight adds a
-//!   vector of them without a gather.
+//! * Matmul: positions become lists of columns, a block at a time, and `count` products a row
+//!   of `x` are made of them as of the indices of a `mask`.
 //! * Loses: in speed to `dense` above some 10 % density for one row of `x`, above some 30 %
 //!   for 64; in size to `dense` above 97 % (f32), and to `q` on weights that are not
 //!   sparse.
@@ -51,6 +49,8 @@ use half::bf16;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::lists::{self, ListRoom, Sparse, WindowRoom};
+use super::product::Product;
 use super::select::{self, Keep, block_rows, for_set_bits, value_rows, values_shape};
 use super::{EncodeContext, Form, FormDef, Meta, Part, Scratch, Stored, encode, kernels};
 use crate::bytes::{AlignedBytes, checked_mul};
@@ -58,6 +58,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::kernel::positions::{MAX_RICE, SEGMENT};
+use crate::kernel::sparse::{IndexRows, PANEL_ROWS};
 use crate::limits;
 use crate::pack::Buffer;
 use crate::spec::{self, Codec, Kind, OptionDef, Options, Spec, Term};
@@ -769,13 +770,12 @@ impl Sdr {
             let elements = block.len() * columns.len();
             let stream = &bytes[segment.byte - start..next.byte - start];
             let count = next.value - segment.value;
-            decode_segment(kernels, segment.k, stream, count, elements, positions).ok_or_else(
-                || {
-                    Error::corrupt(format!(
-                        "the positions of segment {s} do not fit its {count}"
-                    ))
-                },
-            )?;
+            positions.resize(count, 0);
+            decode_segment(kernels, segment.k, stream, elements, positions).ok_or_else(|| {
+                Error::corrupt(format!(
+                    "the positions of segment {s} do not fit its {count}"
+                ))
+            })?;
             let mut done = 0;
             for row in block.clone() {
                 if row >= rows.end {
@@ -802,131 +802,159 @@ impl Sdr {
         }
         Ok(())
     }
+}
 
-    /// One batch row at a time: columns of `x` are gathered.
-    fn gather(
-        &self,
+/// A window whose streams and values are at hand.
+struct Opened<'a> {
+    /// Stream bytes from `start` on.
+    bytes: &'a [u8],
+    start: usize,
+    loaded: Loaded<'a>,
+}
+
+impl Sparse for Sdr {
+    type Opened<'a> = Opened<'a>;
+
+    fn open<'a>(
+        &'a self,
         rows: &Range<usize>,
-        x: &[f32],
-        out: &mut [f32],
-        kernels: &KernelSet,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        let n = rows.len();
-        let Scratch {
-            bytes,
-            more_bytes,
-            floats,
-            positions,
-            nested,
-            ..
-        } = scratch;
-        let loaded = self.load(rows, more_bytes, floats, nested.get_or_insert_default())?;
-        out.fill(0.0);
-        self.walk(rows, kernels, bytes, positions, |line| {
-            for (b, x) in x.chunks_exact(self.meta.cols).enumerate() {
-                let x = &x[line.columns.clone()];
-                let (p, base) = (line.positions, line.base);
-                let sum = match &loaded {
-                    Loaded::Equal(v) => v * kernels.gather_sum(p, base, x),
-                    Loaded::Signs {
-                        signs,
-                        first,
-                        scales,
-                    } => {
-                        let first = line.first - first;
-                        scales.of(line.row) * kernels.gather_signed(p, base, signs, first, x)
-                    }
-                    Loaded::Floats { values, first } => {
-                        let from = line.first - first;
-                        kernels.gather_dot(p, base, &values[from..from + p.len()], x)
-                    }
-                };
-                out[b * n + line.row - rows.start] += sum;
-            }
+        _: &KernelSet,
+        room: WindowRoom<'a>,
+    ) -> Result<Opened<'a>> {
+        let across = self.cut.across();
+        let blocks = self.cut.blocks_of(rows);
+        let start = self.segments[blocks.start * across].byte;
+        let end = self.segments[blocks.end * across].byte;
+        Ok(Opened {
+            bytes: self.positions.window(start..end, room.bytes)?,
+            start,
+            loaded: self.load(rows, room.more_bytes, room.floats, room.nested)?,
         })
     }
 
-    /// Up to `lanes` batch rows at once, side by side.
-    fn panel(
-        &self,
-        rows: &Range<usize>,
-        lanes: usize,
-        x: &[f32],
-        out: &mut [f32],
-        kernels: &KernelSet,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        let (cols, n) = (self.meta.cols, rows.len());
-        let Scratch {
-            bytes,
-            more_bytes,
-            floats,
-            panel,
-            positions,
-            nested,
-            ..
-        } = scratch;
-        let loaded = self.load(rows, more_bytes, floats, nested.get_or_insert_default())?;
-        panel.resize((cols + n) * lanes, 0.0);
-        let batch = out.len() / n;
-        if batch < lanes {
-            panel.fill(0.0);
-        }
-        let (panel, sums) = panel.split_at_mut(cols * lanes);
-        sums.fill(0.0);
-        kernels.transpose(x, cols, panel, lanes);
-        let mut part = [0.0f32; MAX_LANES];
-        let part = &mut part[..lanes];
-        self.walk(rows, kernels, bytes, positions, |line| {
-            let panel = &panel[line.columns.start * lanes..line.columns.end * lanes];
-            let (p, base) = (line.positions, line.base);
-            let scale = match &loaded {
-                Loaded::Equal(v) => {
-                    kernels.panel_sum(p, base, panel, part);
-                    *v
-                }
-                Loaded::Signs {
-                    signs,
-                    first,
-                    scales,
-                } => {
-                    kernels.panel_signed(p, base, signs, line.first - first, panel, part);
-                    scales.of(line.row)
-                }
-                Loaded::Floats { values, first } => {
-                    let from = line.first - first;
-                    kernels.panel_dot(p, base, &values[from..from + p.len()], panel, part);
-                    1.0
-                }
-            };
-            let row = line.row - rows.start;
-            kernels.add_scaled(scale, part, &mut sums[row * lanes..(row + 1) * lanes]);
-        })?;
-        if batch == lanes {
-            kernels.transpose(sums, lanes, out, n);
-            return Ok(());
-        }
-        for (b, out) in out.chunks_exact_mut(n).enumerate() {
-            for (out, sums) in out.iter_mut().zip(sums.chunks_exact(lanes)) {
-                *out = sums[b];
-            }
-        }
-        Ok(())
+    fn strip_cols(&self) -> usize {
+        self.cut.width
     }
-}
 
-/// Rows of `x` side by side at most.
-const MAX_LANES: usize = 64;
+    fn list_rows(&self) -> usize {
+        // Whole blocks.
+        let unit = self.row_unit();
+        unit * PANEL_ROWS.div_ceil(unit)
+    }
 
-/// Lanes of a panel of this many columns: it should stay in a second-level cache of
-/// 1 MiB while there is a choice, and under 4 MiB in any case.
-fn widest(cols: usize) -> Option<usize> {
-    match cols {
-        0..=4096 => Some(MAX_LANES),
-        4097..=8192 => Some(32),
-        8193..=65536 => Some(16),
-        _ => None,
+    fn lists<'a>(
+        &self,
+        opened: &'a Opened<'_>,
+        rows: Range<usize>,
+        strip: usize,
+        kernels: &KernelSet,
+        room: ListRoom<'a>,
+    ) -> Result<IndexRows<'a>> {
+        let (cut, across) = (&self.cut, self.cut.across());
+        let columns = cut.columns(strip);
+        // Where there are several strips a block is a row.
+        let blocks = cut.blocks_of(&rows);
+        let segment = |block: usize| {
+            let s = block * across + strip;
+            (self.segments[s], self.segments[s + 1])
+        };
+        let counts = blocks
+            .clone()
+            .map(|b| segment(b).1.value - segment(b).0.value);
+        let (all, most) = counts.fold((0, 0), |(all, most), n| (all + n, most.max(n)));
+        let first = segment(blocks.start).0.value;
+
+        let listed = all.div_ceil(2);
+        room.positions.resize(rows.len() + 1 + listed + most, 0);
+        let (bounds, rest) = room.positions.split_at_mut(rows.len() + 1);
+        let (list, positions) = rest.split_at_mut(listed);
+        let indices: &mut [u16] = bytemuck::cast_slice_mut(list);
+        let made = match &opened.loaded {
+            Loaded::Floats { .. } => &mut [],
+            _ => {
+                room.floats.resize(all, 0.0);
+                &mut room.floats[..]
+            }
+        };
+        let mut at = 0;
+        for block in blocks {
+            let (here, next) = segment(block);
+            let count = next.value - here.value;
+            let stream = &opened.bytes[here.byte - opened.start..next.byte - opened.start];
+            let block = cut.block(block);
+            let elements = block.len() * columns.len();
+            let positions = &mut positions[..count];
+            decode_segment(kernels, here.k, stream, elements, positions).ok_or_else(|| {
+                Error::corrupt(format!(
+                    "the positions of rows {}..{} do not fit their {count}",
+                    block.start, block.end
+                ))
+            })?;
+            let mut done = 0;
+            for row in block.clone() {
+                if rows.contains(&row) {
+                    bounds[row - rows.start] = at as u32;
+                }
+                let base = ((row - block.start) * columns.len()) as u32;
+                let n = match row + 1 == block.end {
+                    true => count - done,
+                    false => {
+                        kernels.positions_below(&positions[done..], base + columns.len() as u32)
+                    }
+                };
+                if rows.contains(&row) {
+                    let positions = &positions[done..done + n];
+                    kernels.positions_narrow(positions, base, &mut indices[at..at + n]);
+                    match &opened.loaded {
+                        Loaded::Equal(v) => made[at..at + n].fill(*v),
+                        Loaded::Signs {
+                            signs,
+                            first: bit,
+                            scales,
+                        } => {
+                            let made = &mut made[at..at + n];
+                            kernels.sign_values(signs, first + at - bit, scales.of(row), made);
+                        }
+                        Loaded::Floats { .. } => {}
+                    }
+                }
+                (done, at) = (done + n, at + n);
+                if row + 1 == rows.end {
+                    break;
+                }
+            }
+            bounds[rows.len()] = at as u32;
+        }
+        let values = match &opened.loaded {
+            Loaded::Floats { values, first: of } => &values[first - of..],
+            _ => &*made,
+        };
+        Ok(IndexRows {
+            bounds,
+            indices: &indices[..at],
+            cols: columns.len(),
+            values: &values[..at],
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn window_bytes(&self, rows: usize) -> usize {
+        let positions = self.most.1.min(SEGMENT) * 4;
+        self.scratch_for(rows).saturating_sub(positions)
+    }
+
+    fn list_bytes(&self, rows: usize) -> usize {
+        let rows = rows.min(self.list_rows());
+        let blocks = (rows.div_ceil(self.row_unit()) + 1).min(self.cut.blocks());
+        let values = self.most.1.saturating_mul(blocks).min(self.count);
+        let made = match &self.values {
+            Values::Form(_) => 0,
+            _ => values * 4,
+        };
+        (rows + 2) * 4 + values * 2 + self.most.1.min(SEGMENT) * 4 + made
     }
 }
 
@@ -935,16 +963,16 @@ fn decode_segment(
     kernels: &KernelSet,
     k: u32,
     stream: &[u8],
-    count: usize,
     elements: usize,
-    positions: &mut Vec<u32>,
+    positions: &mut [u32],
 ) -> Option<()> {
+    let count = positions.len();
     if count == elements {
-        positions.clear();
-        positions.extend(0..elements as u32);
+        for (i, p) in positions.iter_mut().enumerate() {
+            *p = i as u32;
+        }
         return Some(());
     }
-    positions.resize(count, 0);
     let (remainders, quotients) = stream.split_at_checked((count * k as usize).div_ceil(8))?;
     let right = kernels.positions_decode(k, remainders, quotients, positions);
     let inside = positions.last().is_none_or(|p| (*p as usize) < elements);
@@ -1141,39 +1169,18 @@ impl Form for Sdr {
         })
     }
 
-    fn matmul_scratch_for(&self, rows: usize) -> usize {
-        let cols = self.meta.cols;
-        let panel = widest(cols).map_or(0, |lanes| (cols + rows) * lanes * 4);
-        self.scratch_for(rows) + panel
+    fn matmul(&self, x: &[f32], batch: usize, y: &mut [f32], product: &Product<'_>) -> Result<()> {
+        lists::matmul(self, x, batch, y, product)
     }
 
-    fn matmul_rows(
+    fn matmul_t(
         &self,
-        rows: Range<usize>,
-        x: &[f32],
-        out: &mut [f32],
-        kernels: &KernelSet,
-        scratch: &mut Scratch,
+        g: &[f32],
+        batch: usize,
+        y: &mut [f32],
+        product: &Product<'_>,
     ) -> Result<()> {
-        let (cols, n) = (self.meta.cols, rows.len());
-        if cols == 0 || n == 0 {
-            out.fill(0.0);
-            return Ok(());
-        }
-        let batch = x.len() / cols;
-        let Some(most) = widest(cols).filter(|_| batch > 1) else {
-            return self.gather(&rows, x, out, kernels, scratch);
-        };
-        let mut b = 0;
-        while b < batch {
-            let left = batch - b;
-            let lanes = most.min(left.next_power_of_two().clamp(16, MAX_LANES));
-            let end = b + left.min(lanes);
-            let (x, out) = (&x[b * cols..end * cols], &mut out[b * n..end * n]);
-            self.panel(&rows, lanes, x, out, kernels, scratch)?;
-            b = end;
-        }
-        Ok(())
+        lists::matmul_t(self, g, batch, y, product)
     }
 
     fn matmul_macs(&self) -> u64 {

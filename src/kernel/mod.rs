@@ -384,9 +384,9 @@ kernels! {
     /// are multiples of 64.
     fn mask_add(m: &MaskRows<'_>, g: &[f32], first: usize, y: &mut [f32]) =
         [sparse::mask_add::portable, sparse::mask_add::avx2, sparse::mask_add::avx512];
-    /// Whether the columns of every row rise and are below `cols`, and the rows end where
-    /// the list does.
-    fn index_ascend(ends: &[u32], indices: &[u16], cols: usize) -> bool =
+    /// Whether the columns of every row rise and are below `cols`, and the rows' bounds are
+    /// inside the list.
+    fn index_ascend(bounds: &[u32], indices: &[u16], cols: usize) -> bool =
         [sparse::ascend::portable, sparse::ascend::avx2, sparse::ascend::avx512];
     /// `out[r] = Σ w[r][k] · x[k]` over the columns k of the lists.
     fn index_dot(m: &IndexRows<'_>, x: &[f32; sparse::INDEX_COLS], out: &mut [f32]) =
@@ -406,28 +406,18 @@ kernels! {
     /// Number of increasing positions below `limit`.
     fn positions_below(positions: &[u32], limit: u32) -> usize =
         [positions::below::portable, positions::below::avx2, positions::below::avx2];
-    /// `Σ x[p − base]` over the positions.
-    fn gather_sum(positions: &[u32], base: u32, x: &[f32]) -> f32 =
-        [positions::sum::portable, positions::sum::avx2, positions::sum::avx512];
-    /// `Σ v · x[p − base]` over the positions and their values.
-    fn gather_dot(positions: &[u32], base: u32, values: &[f32], x: &[f32]) -> f32 =
-        [positions::dot::portable, positions::dot::avx2, positions::dot::avx512];
     /// `Σ ± x[p − base]` over the positions, minus where bit `first + i` of `signs` is set.
     fn gather_signed(positions: &[u32], base: u32, signs: &[u8], first: usize, x: &[f32]) -> f32 =
         [positions::signed::portable, positions::signed::avx2, positions::signed::avx512];
-    /// `sums[l] = Σ panel[p − base][l]`: as `gather_sum`, for a panel of `sums.len()` (16,
-    /// 32 or 64) rows of `x` side by side.
-    fn panel_sum(positions: &[u32], base: u32, panel: &[f32], sums: &mut [f32]) =
-        [positions::panel_sum::portable, positions::panel_sum::avx2, positions::panel_sum::avx512];
-    /// `sums[l] = Σ v · panel[p − base][l]`.
-    fn panel_dot(positions: &[u32], base: u32, values: &[f32], panel: &[f32], sums: &mut [f32]) =
-        [positions::panel_dot::portable, positions::panel_dot::avx2, positions::panel_dot::avx512];
-    /// `sums[l] = Σ ± panel[p − base][l]`, minus where bit `first + i` of `signs` is set.
-    fn panel_signed(positions: &[u32], base: u32, signs: &[u8], first: usize, panel: &[f32], sums: &mut [f32]) =
-        [positions::panel_signed::portable, positions::panel_signed::avx2, positions::panel_signed::avx512];
+    /// `p − base` of the positions, which are less than 65,536 above it, in 16 bits.
+    fn positions_narrow(positions: &[u32], base: u32, out: &mut [u16]) =
+        [positions::narrow::portable, positions::narrow::avx2, positions::narrow::avx512];
+    /// `out[i] = ± scale`, minus where bit `first + i` of `signs` is set.
+    fn sign_values(signs: &[u8], first: usize, scale: f32, out: &mut [f32]) =
+        [positions::sign_values::portable, positions::sign_values::avx2, positions::sign_values::avx512];
     /// `dst[c · stride + r] = src[r · cols + c]` for every row of `src`, at most `stride`.
     fn transpose(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) =
-        [positions::transpose::portable, positions::transpose::avx2, positions::transpose::avx512];
+        [positions::transpose::portable, positions::transpose::avx2, positions::transpose::avx2];
     /// `out[i] = popcount(query & items[i])` for rows of `query.len()` words.
     fn bit_overlaps(query: &[u64], items: &[u64], out: &mut [u32]) =
         [bits::overlaps::portable, bits::overlaps::avx2, bits::overlaps::avx512];

@@ -13,8 +13,8 @@
 //! one bits are found sixteen bits at a time, remainders opened sixteen at a time, and
 //! only the sum of remainders runs along.
 //!
-//! Sums are kept in sixteen lanes, lane = index in the row mod 16, which are added in one
-//! order, product and sum rounded apart: every instruction set gives the same bits.
+//! Signed sums are kept in sixteen lanes, lane = index in the row mod 16, which are added in
+//! one order: every instruction set gives the same bits.
 
 use super::autovec;
 
@@ -237,100 +237,41 @@ fn total(mut sums: [f32; L]) -> f32 {
     sums[0]
 }
 
-/// What is added for each active column.
-trait Term {
-    /// Of 16 columns from index `i` on.
-    fn line(&self, i: usize, x: [f32; L]) -> [f32; L];
-    /// Of the column of index `i`.
-    fn one(&self, i: usize, x: f32) -> f32;
-    /// A factor that `one` applies, in the form that suits a vector of lanes.
-    fn across<const N: usize>(&self, i: usize, x: &[f32; N], sums: &mut [f32; N]);
-}
-
-struct Plain;
-struct Scaled<'a>(&'a [f32]);
-struct Signed<'a> {
-    signs: &'a [u8],
-    first: usize,
-}
-
-impl Term for Plain {
-    #[inline(always)]
-    fn line(&self, _: usize, x: [f32; L]) -> [f32; L] {
-        x
-    }
-    #[inline(always)]
-    fn one(&self, _: usize, x: f32) -> f32 {
-        x
-    }
-    #[inline(always)]
-    fn across<const N: usize>(&self, _: usize, x: &[f32; N], sums: &mut [f32; N]) {
-        for (s, x) in sums.iter_mut().zip(x) {
-            *s += x;
-        }
-    }
-}
-
-impl Term for Scaled<'_> {
-    #[inline(always)]
-    fn line(&self, i: usize, x: [f32; L]) -> [f32; L] {
-        let v: &[f32; L] = self.0[i..].first_chunk().expect("a value a position");
-        std::array::from_fn(|j| v[j] * x[j])
-    }
-    #[inline(always)]
-    fn one(&self, i: usize, x: f32) -> f32 {
-        self.0[i] * x
-    }
-    #[inline(always)]
-    fn across<const N: usize>(&self, i: usize, x: &[f32; N], sums: &mut [f32; N]) {
-        let v = self.0[i];
-        for (s, x) in sums.iter_mut().zip(x) {
-            *s += v * x;
-        }
-    }
-}
-
-impl Term for Signed<'_> {
-    #[inline(always)]
-    fn line(&self, i: usize, x: [f32; L]) -> [f32; L] {
-        let bits = bits_at(self.signs, self.first + i) as u32;
-        std::array::from_fn(|j| f32::from_bits(x[j].to_bits() ^ (bits >> j & 1) << 31))
-    }
-    #[inline(always)]
-    fn one(&self, i: usize, x: f32) -> f32 {
-        let bit = self.first + i;
-        let negative = u32::from(self.signs[bit / 8] >> (bit % 8) & 1);
-        f32::from_bits(x.to_bits() ^ negative << 31)
-    }
-    #[inline(always)]
-    fn across<const N: usize>(&self, i: usize, x: &[f32; N], sums: &mut [f32; N]) {
-        let bit = self.first + i;
-        let negative = u32::from(self.signs[bit / 8] >> (bit % 8) & 1) << 31;
-        for (s, x) in sums.iter_mut().zip(x) {
-            *s += f32::from_bits(x.to_bits() ^ negative);
-        }
-    }
-}
-
-/// `Σᵢ term(i, x[positions[i] − base])`; `load` reads sixteen columns.
+/// Sixteen numbers, negated where the bits from `first` on are set.
 #[inline(always)]
-fn gather_body(
+fn negate(x: [f32; L], signs: &[u8], first: usize) -> [f32; L] {
+    let bits = bits_at(signs, first) as u32;
+    std::array::from_fn(|j| f32::from_bits(x[j].to_bits() ^ (bits >> j & 1) << 31))
+}
+
+/// Whether bit `at` is set, as a sign.
+#[inline(always)]
+fn sign_at(signs: &[u8], at: usize) -> u32 {
+    u32::from(signs[at / 8] >> (at % 8) & 1) << 31
+}
+
+/// `Σᵢ ± x[positions[i] − base]`; `load` reads sixteen columns.
+#[inline(always)]
+fn signed_body(
     positions: &[u32],
     base: u32,
+    signs: &[u8],
+    first: usize,
     x: &[f32],
-    term: &impl Term,
     load: impl Fn(&[u32; L], u32, &[f32]) -> [f32; L],
 ) -> f32 {
     let mut sums = [0.0f32; L];
     let (lines, rest) = positions.as_chunks::<L>();
     for (i, line) in lines.iter().enumerate() {
-        let t = term.line(i * L, load(line, base, x));
+        let t = negate(load(line, base, x), signs, first + i * L);
         for j in 0..L {
             sums[j] += t[j];
         }
     }
     for (j, p) in rest.iter().enumerate() {
-        sums[j] += term.one(lines.len() * L + j, x[p.wrapping_sub(base) as usize]);
+        let x = x[p.wrapping_sub(base) as usize];
+        let sign = sign_at(signs, first + lines.len() * L + j);
+        sums[j] += f32::from_bits(x.to_bits() ^ sign);
     }
     total(sums)
 }
@@ -359,149 +300,170 @@ fn load_512(line: &[u32; L], base: u32, x: &[f32]) -> [f32; L] {
     out
 }
 
-/// `sums[l] = Σᵢ term(i, panel[(positions[i] − base)·N + l])`.
+/// `Σ ± x[p − base]`, minus where bit `first + i` of `signs` is set.
+pub(crate) mod signed {
+    use super::*;
+
+    pub(crate) fn portable(p: &[u32], base: u32, signs: &[u8], first: usize, x: &[f32]) -> f32 {
+        signed_body(p, base, signs, first, x, load_scalar)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+    pub(crate) fn avx2(p: &[u32], base: u32, signs: &[u8], first: usize, x: &[f32]) -> f32 {
+        signed_body(p, base, signs, first, x, load_scalar)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(
+        enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd"
+    )]
+    pub(crate) fn avx512(p: &[u32], base: u32, signs: &[u8], first: usize, x: &[f32]) -> f32 {
+        signed_body(p, base, signs, first, x, |p, b, x| load_512(p, b, x))
+    }
+}
+
 #[inline(always)]
-fn panel_lanes<const N: usize>(
-    positions: &[u32],
-    base: u32,
-    panel: &[f32],
-    term: &impl Term,
-    sums: &mut [f32],
+fn narrow_body(positions: &[u32], base: u32, out: &mut [u16]) {
+    for (out, p) in out.iter_mut().zip(positions) {
+        *out = p.wrapping_sub(base) as u16;
+    }
+}
+
+autovec! {
+    /// `p − base` in 16 bits.
+    narrow = narrow_body; fn(positions: &[u32], base: u32, out: &mut [u16])
+}
+
+#[inline(always)]
+fn sign_values_body(signs: &[u8], first: usize, scale: f32, out: &mut [f32]) {
+    let (lines, rest) = out.as_chunks_mut::<L>();
+    let full = lines.len() * L;
+    for (i, line) in lines.iter_mut().enumerate() {
+        *line = negate([scale; L], signs, first + i * L);
+    }
+    for (j, out) in rest.iter_mut().enumerate() {
+        *out = f32::from_bits(scale.to_bits() ^ sign_at(signs, first + full + j));
+    }
+}
+
+autovec! {
+    /// `± scale`, minus where bit `first + i` of `signs` is set.
+    sign_values = sign_values_body; fn(signs: &[u8], first: usize, scale: f32, out: &mut [f32])
+}
+
+/// `dst[c · stride + r] = src[r · cols + c]` for rows and columns of the ranges.
+#[inline(always)]
+fn transpose_part(
+    src: &[f32],
+    cols: usize,
+    dst: &mut [f32],
+    stride: usize,
+    rows: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
 ) {
-    let panel = panel.as_chunks::<N>().0;
-    let mut acc = [0.0f32; N];
-    for (i, p) in positions.iter().enumerate() {
-        term.across(i, &panel[p.wrapping_sub(base) as usize], &mut acc);
-    }
-    sums.copy_from_slice(&acc);
-}
-
-#[inline(always)]
-fn panel_body(positions: &[u32], base: u32, panel: &[f32], term: &impl Term, sums: &mut [f32]) {
-    match sums.len() {
-        16 => panel_lanes::<16>(positions, base, panel, term, sums),
-        32 => panel_lanes::<32>(positions, base, panel, term, sums),
-        64 => panel_lanes::<64>(positions, base, panel, term, sums),
-        n => panic!("a panel of {n} lanes"),
-    }
-}
-
-/// Makes the three variants of a gathered sum.
-macro_rules! gather {
-    ($(#[$doc:meta])* $name:ident($($arg:ident: $ty:ty),*) = $term:expr) => {
-        $(#[$doc])*
-        pub(crate) mod $name {
-            use super::*;
-            pub(crate) fn portable(positions: &[u32], base: u32, $($arg: $ty,)* x: &[f32]) -> f32 {
-                gather_body(positions, base, x, &$term, load_scalar)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-            pub(crate) fn avx2(positions: &[u32], base: u32, $($arg: $ty,)* x: &[f32]) -> f32 {
-                gather_body(positions, base, x, &$term, load_scalar)
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd")]
-            pub(crate) fn avx512(positions: &[u32], base: u32, $($arg: $ty,)* x: &[f32]) -> f32 {
-                gather_body(positions, base, x, &$term, |p, b, x| load_512(p, b, x))
-            }
+    for r in rows {
+        for c in columns.clone() {
+            dst[c * stride + r] = src[r * cols + c];
         }
-    };
+    }
 }
 
-gather! {
-    /// `Σ x[p − base]`.
-    sum() = Plain
-}
-gather! {
-    /// `Σ v · x[p − base]`.
-    dot(values: &[f32]) = Scaled(values)
-}
-gather! {
-    /// `Σ ± x[p − base]`, minus where bit `first + i` of `signs` is set.
-    signed(signs: &[u8], first: usize) = Signed { signs, first }
-}
-
+/// `dst[c][r] = src[r][c]`, in blocks of 16 × 16, which `block` does by 8 × 8: whole cache
+/// lines of both are used up while they are there. Rows are often a power of two apart and
+/// compete for the same places of the first cache, which has eight of each: so eight rows,
+/// then the other eight.
 #[inline(always)]
-fn panel_sum_body(positions: &[u32], base: u32, panel: &[f32], sums: &mut [f32]) {
-    panel_body(positions, base, panel, &Plain, sums);
-}
-
-autovec! {
-    /// `sums[l] = Σ panel[p − base][l]`.
-    panel_sum = panel_sum_body; fn(positions: &[u32], base: u32, panel: &[f32], sums: &mut [f32])
-}
-
-#[inline(always)]
-fn panel_dot_body(positions: &[u32], base: u32, values: &[f32], panel: &[f32], sums: &mut [f32]) {
-    panel_body(
-        positions,
-        base,
-        panel,
-        &Scaled(&values[..positions.len()]),
-        sums,
-    );
-}
-
-autovec! {
-    /// `sums[l] = Σ v · panel[p − base][l]`.
-    panel_dot = panel_dot_body;
-    fn(positions: &[u32], base: u32, values: &[f32], panel: &[f32], sums: &mut [f32])
-}
-
-#[inline(always)]
-fn panel_signed_body(
-    positions: &[u32],
-    base: u32,
-    signs: &[u8],
-    first: usize,
-    panel: &[f32],
-    sums: &mut [f32],
+fn transpose_body(
+    src: &[f32],
+    cols: usize,
+    dst: &mut [f32],
+    stride: usize,
+    block: impl Fn(&[f32], usize, &mut [f32], usize),
 ) {
-    panel_body(positions, base, panel, &Signed { signs, first }, sums);
-}
-
-autovec! {
-    /// `sums[l] = Σ ± panel[p − base][l]`.
-    panel_signed = panel_signed_body;
-    fn(positions: &[u32], base: u32, signs: &[u8], first: usize, panel: &[f32], sums: &mut [f32])
-}
-
-/// `dst[c][r] = src[r][c]`, in blocks of 16 × 16 that stay in registers and first cache.
-#[inline(always)]
-fn transpose_body(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) {
     if cols == 0 {
         return;
     }
     let rows = src.len() / cols;
     assert!(src.len() == rows * cols && rows <= stride && dst.len() >= cols * stride);
-    for r0 in (0..rows).step_by(16) {
-        let nr = 16.min(rows - r0);
-        for c0 in (0..cols).step_by(16) {
-            let nc = 16.min(cols - c0);
-            if nr == 16 && nc == 16 {
-                let mut block = [[0.0f32; 16]; 16];
-                for (r, block) in block.iter_mut().enumerate() {
-                    let from = (r0 + r) * cols + c0;
-                    block.copy_from_slice(&src[from..from + 16]);
-                }
-                let lines = dst[c0 * stride..].chunks_mut(stride).take(16);
-                for (c, line) in lines.enumerate() {
-                    let column: [f32; 16] = std::array::from_fn(|r| block[r][c]);
-                    line[r0..r0 + 16].copy_from_slice(&column);
-                }
-                continue;
-            }
-            for r in r0..r0 + nr {
-                for c in c0..c0 + nc {
-                    dst[c * stride + r] = src[r * cols + c];
+    let (full_rows, full_cols) = (rows / 8 * 8, cols / 8 * 8);
+    for r in (0..full_rows).step_by(16) {
+        for c in (0..full_cols).step_by(16) {
+            for r in (r..full_rows.min(r + 16)).step_by(8) {
+                for c in (c..full_cols.min(c + 16)).step_by(8) {
+                    let to = &mut dst[c * stride + r..];
+                    block(&src[r * cols + c..], cols, to, stride);
                 }
             }
         }
     }
+    transpose_part(src, cols, dst, stride, 0..full_rows, full_cols..cols);
+    transpose_part(src, cols, dst, stride, full_rows..rows, 0..cols);
 }
 
-autovec! {
-    /// `dst[c · stride + r] = src[r · cols + c]` for every row of `src`.
-    transpose = transpose_body; fn(src: &[f32], cols: usize, dst: &mut [f32], stride: usize)
+pub(crate) mod transpose {
+    use super::transpose_body;
+
+    fn block(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) {
+        for (r, row) in src.chunks(cols).take(8).enumerate() {
+            for (c, v) in row[..8].iter().enumerate() {
+                dst[c * stride + r] = *v;
+            }
+        }
+    }
+
+    pub(crate) fn portable(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) {
+        transpose_body(src, cols, dst, stride, block);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) use x86::avx2;
+
+    #[cfg(target_arch = "x86_64")]
+    mod x86 {
+        use std::arch::x86_64::*;
+
+        use super::transpose_body;
+
+        /// 8 × 8 in registers: pairs of rows, then of pairs, then halves.
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn eight(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) {
+            assert!(src.len() >= 7 * cols + 8 && dst.len() >= 7 * stride + 8);
+            // SAFETY: rows of eight begin 7 · cols (7 · stride) apart at most (asserted).
+            unsafe {
+                let mut a = [_mm256_setzero_ps(); 8];
+                for (r, a) in a.iter_mut().enumerate() {
+                    *a = _mm256_loadu_ps(src.as_ptr().add(r * cols));
+                }
+                let mut b = a;
+                for i in 0..4 {
+                    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+                }
+                let mut c = b;
+                for i in 0..2 {
+                    let [p, q, r, s] = [b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]];
+                    c[4 * i] = _mm256_shuffle_ps::<0x44>(p, r);
+                    c[4 * i + 1] = _mm256_shuffle_ps::<0xee>(p, r);
+                    c[4 * i + 2] = _mm256_shuffle_ps::<0x44>(q, s);
+                    c[4 * i + 3] = _mm256_shuffle_ps::<0xee>(q, s);
+                }
+                for i in 0..4 {
+                    let low = _mm256_permute2f128_ps::<0x20>(c[i], c[i + 4]);
+                    let high = _mm256_permute2f128_ps::<0x31>(c[i], c[i + 4]);
+                    _mm256_storeu_ps(dst.as_mut_ptr().add(i * stride), low);
+                    _mm256_storeu_ps(dst.as_mut_ptr().add((i + 4) * stride), high);
+                }
+            }
+        }
+
+        /// For AVX-512 too: its registers would need as many steps for each number.
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+        pub(crate) fn avx2(src: &[f32], cols: usize, dst: &mut [f32], stride: usize) {
+            transpose_body(src, cols, dst, stride, |src, cols, dst, stride| {
+                eight(src, cols, dst, stride);
+            });
+        }
+    }
 }

@@ -64,8 +64,8 @@ impl MaskRows<'_> {
 /// Some rows of a matrix as lists of columns and values.
 #[derive(Clone, Copy, Debug)]
 pub struct IndexRows<'a> {
-    /// Where the list of each row ends; the first begins at 0.
-    pub ends: &'a [u32],
+    /// Where the list of each row begins, and where the last one ends.
+    pub bounds: &'a [u32],
     /// Columns of all rows, rising in each and below `cols`.
     pub indices: &'a [u16],
     /// Columns, at most [`INDEX_COLS`].
@@ -75,13 +75,21 @@ pub struct IndexRows<'a> {
 }
 
 impl<'a> IndexRows<'a> {
-    fn rows(&self) -> usize {
-        self.ends.len()
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.bounds.len().saturating_sub(1)
+    }
+
+    /// Some of the rows.
+    pub fn some(&self, rows: std::ops::Range<usize>) -> Self {
+        Self {
+            bounds: &self.bounds[rows.start..=rows.end],
+            ..*self
+        }
     }
 
     fn range(&self, row: usize) -> std::ops::Range<usize> {
-        let start = row.checked_sub(1).map_or(0, |r| self.ends[r] as usize);
-        start..self.ends[row] as usize
+        self.bounds[row] as usize..self.bounds[row + 1] as usize
     }
 
     fn row(&self, row: usize) -> (&'a [u16], &'a [f32]) {
@@ -408,16 +416,20 @@ unsafe fn mask_blocks<S: Set, N: Number, const B: usize, const ROOM: usize>(
 /// are 150 ns.
 const AHEAD: usize = 4;
 
-/// Whether every row's columns rise and are below `cols`, and the ends fit the lists.
+/// Whether every row's columns rise and are below `cols`, and the bounds fit the list.
 ///
 /// # Safety
 /// The CPU has the set.
 #[inline(always)]
-unsafe fn ascend_body<S: Set>(ends: &[u32], indices: &[u16], cols: usize) -> bool {
+unsafe fn ascend_body<S: Set>(bounds: &[u32], indices: &[u16], cols: usize) -> bool {
+    let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else {
+        return true;
+    };
+    let (first, last) = (*first as usize, *last as usize);
     // From one row to the next numbers may fall: what falls elsewhere is wrong.
-    let (mut start, mut between) = (0usize, 0);
-    for end in ends {
-        let end = *end as usize;
+    let mut between = 0;
+    for row in bounds.windows(2) {
+        let (start, end) = (row[0] as usize, row[1] as usize);
         if end < start || end > indices.len() {
             return false;
         }
@@ -425,14 +437,13 @@ unsafe fn ascend_body<S: Set>(ends: &[u32], indices: &[u16], cols: usize) -> boo
             if usize::from(indices[end - 1]) >= cols {
                 return false;
             }
-            if start > 0 {
+            if start > first {
                 between += usize::from(indices[start] <= indices[start - 1]);
             }
         }
-        start = end;
     }
     // SAFETY: the caller has the set.
-    start == indices.len() && between == unsafe { S::descents(indices) }
+    last <= indices.len() && between == unsafe { S::descents(&indices[first..last]) }
 }
 
 /// Places where a list does not rise.
@@ -501,7 +512,7 @@ trait Part<S: Set> {
 /// The CPU has the set.
 #[inline(always)]
 unsafe fn below<S: Set>(m: &IndexRows<'_>, row: usize, from: usize, limit: usize) -> usize {
-    let list = &m.indices[from..m.ends[row] as usize];
+    let list = &m.indices[from..m.bounds[row + 1] as usize];
     if limit >= m.cols {
         return list.len();
     }
@@ -606,7 +617,7 @@ unsafe fn index_panel_body<S: Set>(
     let mut part = PanelSums { panel, lanes, sums };
     // SAFETY: the caller has the set; columns are below those of the panel (asserted).
     unsafe {
-        assert!(ascend_body::<S>(m.ends, m.indices, m.cols));
+        assert!(ascend_body::<S>(m.bounds, m.indices, m.cols));
         by_blocks::<S>(m, 0..m.cols, block, &mut part);
     }
 }
@@ -624,7 +635,7 @@ unsafe fn index_add_body<S: Set>(
     let end = first + y.len() / lanes;
     assert!(g.len() == m.rows() * lanes && y.len() % lanes == 0 && end <= m.cols);
     // SAFETY: the caller has the set.
-    assert!(unsafe { ascend_body::<S>(m.ends, m.indices, m.cols) });
+    assert!(unsafe { ascend_body::<S>(m.bounds, m.indices, m.cols) });
     if lanes == 1 {
         for (row, g) in g.iter().enumerate() {
             let (mut list, mut values) = m.row(row);
@@ -794,7 +805,7 @@ variants! {
     /// Columns of one row's set bits.
     list_mask = list_mask_body; fn(mask: &[u8], indices: &mut [u16]) -> usize
     /// Whether lists rise below `cols`.
-    ascend = ascend_body; fn(ends: &[u32], indices: &[u16], cols: usize) -> bool
+    ascend = ascend_body; fn(bounds: &[u32], indices: &[u16], cols: usize) -> bool
     /// `out[b][r] = Σ w[r][k] · x[b][k]` for vectors that begin `stride` apart.
     mask_dot = mask_dot_body; fn(m: &MaskRows<'_>, x: &[f32], stride: usize, out: &mut [f32])
     /// `sums[r][l] = Σ w[r][k] · panel[k][l]`.
