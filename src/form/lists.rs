@@ -287,38 +287,45 @@ pub(super) fn matmul(
         let sums = aligned_bytes(rows.min(PANEL_ROWS) * most * 2);
         form.window_bytes(rows) + form.list_bytes(rows) + sums
     };
-    product.windows(form, form.matmul_macs().saturating_mul(batch as u64), usize::MAX, y, &cost, |rows, y, scratch| {
-        let kernels = product.kernels;
-        let (window, mut list, sums) = rooms(scratch);
-        let opened = form.open(&rows, kernels, window)?;
-        for_lists(
-            form,
-            &opened,
-            &rows,
-            kernels,
-            &mut list,
-            |piece, strip, m| {
-                for group in groups(batch) {
-                    let n = piece.len() * group.lanes;
-                    let (sums, turned) = aligned(sums.sums, 2 * n).split_at_mut(n);
-                    let first = (group.before * cols) + strip * form.strip_cols() * group.lanes;
-                    let panel = &panels[first..first + m.cols * group.lanes];
-                    let block = block_cols(form, group.lanes);
-                    kernels.index_panel(m, panel, group.lanes, block, sums);
-                    let from = piece.start - rows.start;
-                    if strip == 0 {
-                        store(sums, &group, turned, from, y, kernels);
-                    } else {
-                        // Of one row: several strips are those of long rows.
-                        for (b, sum) in sums.iter().take(group.count).enumerate() {
-                            y.row_mut(group.first + b)[from] += sum;
+    product.windows(
+        form,
+        form.matmul_macs().saturating_mul(batch as u64),
+        usize::MAX,
+        y,
+        &cost,
+        |rows, y, scratch| {
+            let kernels = product.kernels;
+            let (window, mut list, sums) = rooms(scratch);
+            let opened = form.open(&rows, kernels, window)?;
+            for_lists(
+                form,
+                &opened,
+                &rows,
+                kernels,
+                &mut list,
+                |piece, strip, m| {
+                    for group in groups(batch) {
+                        let n = piece.len() * group.lanes;
+                        let (sums, turned) = aligned(sums.sums, 2 * n).split_at_mut(n);
+                        let first = (group.before * cols) + strip * form.strip_cols() * group.lanes;
+                        let panel = &panels[first..first + m.cols * group.lanes];
+                        let block = block_cols(form, group.lanes);
+                        kernels.index_panel(m, panel, group.lanes, block, sums);
+                        let from = piece.start - rows.start;
+                        if strip == 0 {
+                            store(sums, &group, turned, from, y, kernels);
+                        } else {
+                            // Of one row: several strips are those of long rows.
+                            for (b, sum) in sums.iter().take(group.count).enumerate() {
+                                y.row_mut(group.first + b)[from] += sum;
+                            }
                         }
                     }
-                }
-                Ok(())
-            },
-        )
-    })
+                    Ok(())
+                },
+            )
+        },
+    )
 }
 
 /// The product with one vector.
@@ -340,30 +347,37 @@ fn by_columns(
     let product = within(product, aligned_bytes(strips * INDEX_COLS), workers);
     let cost =
         |rows: usize| form.window_bytes(rows) + form.list_bytes(rows) + rows.min(PANEL_ROWS) * 4;
-    product.windows(form, form.matmul_macs(), usize::MAX, y, &cost, |rows, y, scratch| {
-        let kernels = product.kernels;
-        let (window, mut list, _) = rooms(scratch);
-        let opened = form.open(&rows, kernels, window)?;
-        let y = y.row_mut(0);
-        for_lists(
-            form,
-            &opened,
-            &rows,
-            kernels,
-            &mut list,
-            |piece, strip, m| {
-                let y = &mut y[piece.start - rows.start..piece.end - rows.start];
-                if strip == 0 {
-                    kernels.index_dot(m, &x[0], y);
-                } else {
-                    let mut sum = [0.0];
-                    kernels.index_dot(m, &x[strip], &mut sum);
-                    y[0] += sum[0];
-                }
-                Ok(())
-            },
-        )
-    })
+    product.windows(
+        form,
+        form.matmul_macs(),
+        usize::MAX,
+        y,
+        &cost,
+        |rows, y, scratch| {
+            let kernels = product.kernels;
+            let (window, mut list, _) = rooms(scratch);
+            let opened = form.open(&rows, kernels, window)?;
+            let y = y.row_mut(0);
+            for_lists(
+                form,
+                &opened,
+                &rows,
+                kernels,
+                &mut list,
+                |piece, strip, m| {
+                    let y = &mut y[piece.start - rows.start..piece.end - rows.start];
+                    if strip == 0 {
+                        kernels.index_dot(m, &x[0], y);
+                    } else {
+                        let mut sum = [0.0];
+                        kernels.index_dot(m, &x[strip], &mut sum);
+                        y[0] += sum[0];
+                    }
+                    Ok(())
+                },
+            )
+        },
+    )
 }
 
 /// Calls `f` with the lists of all rows of a window, [`PANEL_ROWS`] at most: rows, strip,
