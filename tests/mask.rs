@@ -332,7 +332,8 @@ fn forge(change: impl Fn(&mut BTreeMap<&str, Vec<u8>>, &mut Value)) -> Result<()
 #[test]
 fn columns_that_do_not_fit_are_refused() {
     assert_eq!(forge(|_, _| {}), Ok(()));
-    let bad = |what: &str, change: &dyn Fn(&mut BTreeMap<&str, Vec<u8>>, &mut Value)| {
+    type Change<'a> = &'a dyn Fn(&mut BTreeMap<&str, Vec<u8>>, &mut Value);
+    let bad = |what: &str, change: Change<'_>| {
         assert_eq!(forge(change), Err(ErrorKind::Corrupt), "{what}");
     };
     for (what, at, value) in [

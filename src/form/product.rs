@@ -24,6 +24,7 @@ use super::{Form, Scratch};
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::kernel::columns::Columns;
+use crate::kernel::dense::TRANSPOSED_BYTES;
 
 /// How activations enter a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,7 +229,7 @@ impl<'a> Product<'a> {
         y.fill(0.0);
         let (rows, cols) = (form.meta().rows, form.meta().cols);
         let (unit, least) = (form.row_unit(), form.least_rows());
-        let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4;
+        let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4 + TRANSPOSED_BYTES;
         let workers = self.workers((rows as u64 * cols as u64).saturating_mul(batch as u64));
         let (workers, step) = plan_windows(rows, unit, least, workers, self.scratch_bytes, &cost);
         // A round: each worker decodes one window, then all add the round's rows, in
@@ -269,7 +270,10 @@ impl<'a> Product<'a> {
         macs: u64,
         y: &mut [f32],
     ) -> Result<()> {
-        let workers = self.workers(macs);
+        let workers = self
+            .workers(macs)
+            .min(self.scratch_bytes / TRANSPOSED_BYTES)
+            .max(1);
         // Whole cache lines, and about a second-level cache of output at batch 64.
         let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
         let panels = Panels::new(y, cols, width);

@@ -6,6 +6,9 @@
 //! outputs: nothing is gathered, and no sum crosses lanes. Sums are formed tap by tap in
 //! the order given, so that results do not depend on how outputs are cut into pieces.
 
+// Indices stand for rows and vectors in several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 /// One product of a sum: which weight of a row, and the sample that output 0 multiplies
 /// with it.
 #[derive(Clone, Copy, Debug)]

@@ -100,6 +100,8 @@ fn ranges(frequency: &[u16; 256]) -> [u32; 256] {
 
 /// What the encoder looks up, by symbol.
 #[derive(Debug)]
+// Without AVX-512, symbols are enough.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub struct EncodeTable {
     bits: u32,
     symbols: [EncodeSymbol; 256],

@@ -165,6 +165,7 @@ impl<S: Simd, E: Elements<S>> Task for Pack<S, E> {
             1 => self.numbers,
             _ => self.numbers.next_multiple_of(CHUNK * E::DEPTH),
         };
+        // SAFETY: the caller has the features of `S`.
         let mut square = [unsafe { S::zero() }; 16];
         for k in (0..end).step_by(step) {
             let n = step.min(self.numbers.saturating_sub(k));

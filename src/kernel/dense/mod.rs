@@ -1,11 +1,14 @@
 //! Dense products and comparisons.
 //!
-//! Products are register tiles over three kinds of vectors ([`Portable`], and on x86-64
+//! Products are register tiles over three kinds of vectors (`Portable`, and on x86-64
 //! `Avx2`, `Avx512` and `Avx512Bf16`), written once for all of them. A new instruction set is
-//! one more implementation of [`simd::Simd`].
+//! one more implementation of `simd::Simd`.
 //!
 //! Weights are f32, bf16 or f16, read as they are stored; sums are f32. Products with the same
 //! columns and the same batch add in the same order, whatever rows are at hand.
+
+// Indices stand for rows, vectors and lanes in several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 use super::autovec;
 use super::columns::Columns;
@@ -218,6 +221,9 @@ pub(super) mod pairs {
     }
 }
 
+/// Bytes that [`KernelSet::dense_matmul_t`](super::KernelSet::dense_matmul_t) works with.
+pub const TRANSPOSED_BYTES: usize = 4 * transposed::MEMORY;
+
 /// `y[b][k] += Σ g[b · g_stride + r] · w[r][col + k]` for `w[rows, cols]` and the columns that
 /// `y` has. `memory` becomes 512 KiB.
 ///
@@ -246,6 +252,8 @@ pub(super) unsafe fn matmul_t<S: Simd>(
         .checked_mul(g_stride)
         .and_then(|n| n.checked_add(rows));
     assert!(last.is_some_and(|n| n <= g.len()), "a factor for every row");
+    memory.clear();
+    memory.reserve_exact(transposed::MEMORY);
     memory.resize(transposed::MEMORY, 0.0);
     let (to, y_stride) = y.as_mut_ptr();
     // SAFETY: the operands are within their slices, as checked above; `y` is exclusive.

@@ -28,7 +28,6 @@ unsafe fn mask_256(n: usize) -> __m256i {
 
 // SAFETY, for the functions below: the intrinsics need the features of the set, and valid
 // pointers where they take them; both are what the trait asks of its callers.
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
@@ -39,16 +38,20 @@ impl Simd for Avx2 {
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
         unsafe fn with<T: Task>(task: T) {
+            // SAFETY: as the impl says.
             unsafe { task.run() }
         }
+        // SAFETY: as the impl says.
         unsafe { with(task) }
     }
     #[inline(always)]
     unsafe fn zero() -> __m256 {
+        // SAFETY: as the impl says.
         unsafe { _mm256_setzero_ps() }
     }
     #[inline(always)]
     unsafe fn spread<const F: usize>(p: *const f32) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe {
             match F {
                 1 => _mm256_set1_ps(p.read_unaligned()),
@@ -60,30 +63,37 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe { _mm256_loadu_ps(p) }
     }
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe { _mm256_maskload_ps(p, mask_256(n)) }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m256) {
+        // SAFETY: as the impl says.
         unsafe { _mm256_storeu_ps(p, v) }
     }
     #[inline(always)]
     unsafe fn store_part(p: *mut f32, v: __m256, n: usize) {
+        // SAFETY: as the impl says.
         unsafe { _mm256_maskstore_ps(p, mask_256(n), v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe { _mm256_add_ps(a, b) }
     }
     #[inline(always)]
     unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
@@ -91,10 +101,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> __m256 {
+        // SAFETY: as the impl says.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
     unsafe fn store_transposed(v: &[__m256], p: *mut f32, stride: usize) {
+        // SAFETY: as the impl says.
         unsafe {
             // Pairs, then quarters, of lanes within the halves; then the halves.
             let mut q = [_mm256_setzero_ps(); 8];
@@ -119,6 +131,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn prefetch<T>(p: *const T) {
+        // SAFETY: as the impl says.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }
@@ -127,7 +140,6 @@ impl Simd for Avx2 {
 macro_rules! avx512 {
     ($set:ident, $features:literal) => {
         // SAFETY: as above.
-        #[allow(clippy::undocumented_unsafe_blocks)]
         impl Simd for $set {
             type V = __m512;
             const LANES: usize = 16;
@@ -138,16 +150,20 @@ macro_rules! avx512 {
                 #[inline]
                 #[target_feature(enable = $features)]
                 unsafe fn with<T: Task>(task: T) {
+                    // SAFETY: as the impl says.
                     unsafe { task.run() }
                 }
+                // SAFETY: as the impl says.
                 unsafe { with(task) }
             }
             #[inline(always)]
             unsafe fn zero() -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_setzero_ps() }
             }
             #[inline(always)]
             unsafe fn spread<const F: usize>(p: *const f32) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe {
                     match F {
                         1 => _mm512_set1_ps(p.read_unaligned()),
@@ -160,30 +176,37 @@ macro_rules! avx512 {
             }
             #[inline(always)]
             unsafe fn load(p: *const f32) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_loadu_ps(p) }
             }
             #[inline(always)]
             unsafe fn load_part(p: *const f32, n: usize) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_maskz_loadu_ps(!(!0 << n), p) }
             }
             #[inline(always)]
             unsafe fn store(p: *mut f32, v: __m512) {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_storeu_ps(p, v) }
             }
             #[inline(always)]
             unsafe fn store_part(p: *mut f32, v: __m512, n: usize) {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_mask_storeu_ps(p, !(!0 << n), v) }
             }
             #[inline(always)]
             unsafe fn add(a: __m512, b: __m512) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_add_ps(a, b) }
             }
             #[inline(always)]
             unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_fmadd_ps(a, b, c) }
             }
             #[inline(always)]
             unsafe fn load_bf16(p: *const u16) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe {
                     let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
                     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
@@ -191,14 +214,17 @@ macro_rules! avx512 {
             }
             #[inline(always)]
             unsafe fn load_f16(p: *const u16) -> __m512 {
+                // SAFETY: as the impl says.
                 unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
             }
             #[inline(always)]
             unsafe fn store_transposed(v: &[__m512], p: *mut f32, stride: usize) {
+                // SAFETY: as the impl says.
                 unsafe { transposed_512(v, p, stride) }
             }
             #[inline(always)]
             fn prefetch<T>(p: *const T) {
+                // SAFETY: as the impl says.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
             }
         }

@@ -633,7 +633,7 @@ unsafe fn index_add_body<S: Set>(
     y: &mut [f32],
 ) {
     let end = first + y.len() / lanes;
-    assert!(g.len() == m.rows() * lanes && y.len() % lanes == 0 && end <= m.cols);
+    assert!(g.len() == m.rows() * lanes && y.len().is_multiple_of(lanes) && end <= m.cols);
     // SAFETY: the caller has the set.
     assert!(unsafe { ascend_body::<S>(m.bounds, m.indices, m.cols) });
     if lanes == 1 {
@@ -702,8 +702,8 @@ unsafe fn dot_rows<S: Set>(m: &MaskRows<'_>, x: &[f32], out: &mut [f32]) {
 #[inline(always)]
 unsafe fn mask_add_body<S: Set>(m: &MaskRows<'_>, g: &[f32], first: usize, y: &mut [f32]) {
     let end = first + y.len();
-    assert!(g.len() == m.rows() && first % 64 == 0 && end <= m.cols);
-    assert!(end == m.cols || end % 64 == 0);
+    assert!(g.len() == m.rows() && first.is_multiple_of(64) && end <= m.cols);
+    assert!(end == m.cols || end.is_multiple_of(64));
     let mut at = 0;
     for (row, g) in g.iter().enumerate() {
         let (before, rest) = m.row(row).split_at(first / 8);
