@@ -5,11 +5,12 @@
 mod common;
 
 use common::{Kind, Rng, norm, weights};
+use cortex::kernel::columns::Columns;
 use cortex::kernel::ecq::{self, Chooser, Decoder, Paths};
 use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS, store_codes};
 use cortex::kernel::sparse::{INDEX_COLS, IndexRows, LANES, MaskRows};
 use cortex::kernel::{self, KernelSet};
-use half::f16;
+use half::{bf16, f16};
 
 fn sets() -> Vec<&'static KernelSet> {
     let sets: Vec<_> = kernel::available().collect();
@@ -573,50 +574,397 @@ fn codes_do_not_depend_on_the_size_of_the_weights() {
     }
 }
 
+/// Weights as a dense kernel reads them, between numbers that are not there: NaN in front of
+/// and behind the matrix, which begins at any place in a line.
+struct Stored {
+    floats: Vec<f32>,
+    bf16: Vec<u16>,
+    f16: Vec<u16>,
+    /// Where the matrix begins and ends.
+    range: std::ops::Range<usize>,
+}
+
+impl Stored {
+    fn new(w: &[f32], offset: usize) -> Self {
+        let range = offset..offset + w.len();
+        let mut floats = vec![f32::NAN; range.end + 40];
+        floats[range.clone()].copy_from_slice(w);
+        Self {
+            bf16: floats
+                .iter()
+                .map(|v| bf16::from_f32(*v).to_bits())
+                .collect(),
+            f16: floats.iter().map(|v| f16::from_f32(*v).to_bits()).collect(),
+            floats,
+            range,
+        }
+    }
+
+    /// The values of a type, as f64.
+    fn values(&self, kernel: Dense) -> Vec<f64> {
+        let range = self.range.clone();
+        match kernel {
+            Dense::Bf16 | Dense::Rounded => self.bf16[range]
+                .iter()
+                .map(|v| bf16::from_bits(*v).to_f64())
+                .collect(),
+            Dense::F16 => self.f16[range]
+                .iter()
+                .map(|v| f16::from_bits(*v).to_f64())
+                .collect(),
+            _ => self.floats[range].iter().map(|v| f64::from(*v)).collect(),
+        }
+    }
+}
+
+/// The kernels for `x · Wᵀ`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Dense {
+    Plain,
+    Packed,
+    Bf16,
+    F16,
+    /// Weights and activations in bf16.
+    Rounded,
+}
+
+impl Dense {
+    const ALL: [Self; 5] = [
+        Self::Plain,
+        Self::Packed,
+        Self::Bf16,
+        Self::F16,
+        Self::Rounded,
+    ];
+
+    /// `out[batch, rows.len()]` for rows of the matrix.
+    fn run(
+        self,
+        set: &KernelSet,
+        w: &Stored,
+        rows: std::ops::Range<usize>,
+        x: &[f32],
+        cols: usize,
+        batch: usize,
+    ) -> Vec<f32> {
+        let n = rows.len();
+        let at = w.range.start + rows.start * cols..w.range.start + rows.end * cols;
+        let mut out = vec![f32::NAN; batch * n];
+        if self == Self::Plain {
+            set.dense_matmul(&w.floats[at], x, cols, &mut out);
+            return out;
+        }
+        let mut packed;
+        if self == Self::Rounded {
+            packed = vec![f32::NAN; set.rounded_packed_len(batch, cols)];
+            set.rounded_pack(x, cols, &mut packed);
+        } else {
+            packed = vec![f32::NAN; set.dense_packed_len(batch, cols)];
+            set.dense_pack(x, cols, &mut packed);
+        }
+        let mut to = Columns::new(&mut out, n);
+        match self {
+            Self::Bf16 => set.bf16_matmul_packed(&w.bf16[at], &packed, cols, &mut to),
+            Self::F16 => set.f16_matmul_packed(&w.f16[at], &packed, cols, &mut to),
+            Self::Rounded => set.rounded_matmul_packed(&w.bf16[at], &packed, cols, &mut to),
+            _ => set.dense_matmul_packed(&w.floats[at], &packed, cols, &mut to),
+        }
+        out
+    }
+}
+
+/// What `n` roundings, one after the other, add to a sum of products at most, as a share of
+/// the sum of their sizes (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+fn gamma(n: usize) -> f64 {
+    let nu = n as f64 * 2f64.powi(-24);
+    nu / (1.0 - nu)
+}
+
+/// No product is rounded more often than there are columns, but for its own rounding and for
+/// the lanes and turns that are added at the end.
+fn roundings(terms: usize) -> usize {
+    terms + 8
+}
+
+/// Every kernel of every set on one shape, against sums in f64.
+fn check_dense(rng: &mut Rng, rows: usize, cols: usize, batch: usize) {
+    let w = Stored::new(&gaussians(rng, rows * cols), (rows + 3 * cols + batch) % 19);
+    let x = gaussians(rng, batch * cols);
+    for kernel in Dense::ALL {
+        let wide = w.values(kernel);
+        // What rounding the activations adds, and what is rounded afterwards.
+        let rounded: Vec<f64> = match kernel {
+            Dense::Rounded => x.iter().map(|v| bf16::from_f32(*v).to_f64()).collect(),
+            _ => x.iter().map(|v| f64::from(*v)).collect(),
+        };
+        let mut expected = vec![(0.0, 0.0); batch * rows];
+        for b in 0..batch {
+            for r in 0..rows {
+                let (mut sum, mut size) = (0.0, 0.0);
+                for k in 0..cols {
+                    let product = wide[r * cols + k] * rounded[b * cols + k];
+                    sum += product;
+                    size += product.abs();
+                }
+                expected[b * rows + r] = (sum, size);
+            }
+        }
+        for set in sets() {
+            let found = kernel.run(set, &w, 0..rows, &x, cols, batch);
+            for (i, (found, (sum, size))) in found.iter().zip(&expected).enumerate() {
+                let bound = gamma(roundings(cols)) * size;
+                assert!(
+                    (f64::from(*found) - sum).abs() <= bound,
+                    "{} {kernel:?} [{rows}, {cols}] × {batch}, output {i}: {found} for {sum}",
+                    set.isa().name()
+                );
+            }
+        }
+    }
+}
+
 #[test]
-fn dense_products_of_every_length_in_any_company() {
+fn dense_products_of_every_length_and_batch() {
     let mut rng = Rng::new(5);
-    let lengths: Vec<usize> = (0..=33)
-        .chain([47, 63, 64, 65, 100, 127, 257, 1001])
-        .collect();
-    for set in sets() {
-        for &cols in &lengths {
-            for (rows, batch) in [
-                (1, 1),
-                (2, 3),
-                (3, 2),
-                (4, 4),
-                (5, 9),
-                (9, 5),
-                (7, 1),
-                (1, 7),
-            ] {
-                let w: Vec<f32> = (0..rows * cols).map(|_| rng.gaussian()).collect();
-                let x: Vec<f32> = (0..batch * cols).map(|_| rng.gaussian()).collect();
-                let mut out = vec![f32::NAN; rows * batch];
-                set.dense_matmul(&w, &x, cols, &mut out);
-                let all = x.clone();
-                for b in 0..batch {
-                    for r in 0..rows {
-                        let (w, x) = (&w[r * cols..(r + 1) * cols], &x[b * cols..(b + 1) * cols]);
-                        let expected: f64 = w
-                            .iter()
-                            .zip(x)
-                            .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                            .sum();
-                        let found = out[b * rows + r];
-                        let what = format!("{} [{rows}, {cols}] × {batch}", set.isa().name());
-                        assert!(
-                            (f64::from(found) - expected).abs() <= 1e-5 * norm(w) * norm(x),
-                            "{what}: {found} for {expected}"
-                        );
-                        // A row gives the same bits in every window.
-                        let mut alone = vec![f32::NAN; batch];
-                        set.dense_matmul(w, &all, cols, &mut alone);
-                        assert_eq!(found.to_bits(), alone[b].to_bits(), "{what}");
+    for cols in 0..=70 {
+        for (i, batch) in (1..=20).chain(63..=65).enumerate() {
+            check_dense(&mut rng, 1 + (cols + i) % 15, cols, batch);
+        }
+    }
+    // Around the edges of blocks of columns, of groups of rows, of panels.
+    for (rows, cols, batch) in [
+        (5, 127, 33),
+        (13, 128, 64),
+        (7, 129, 65),
+        (9, 257, 31),
+        (70, 513, 40),
+        (6, 1023, 4),
+        (19, 1025, 17),
+        (3, 1026, 129),
+        (14, 2049, 64),
+        (8, 4100, 3),
+        (5, 8200, 7),
+        (5, 9001, 13),
+        (3, 70_001, 1),
+        (259, 65, 64),
+        (1030, 37, 9),
+        (1030, 33, 1),
+        (513, 21, 5),
+        (130, 40, 200),
+    ] {
+        check_dense(&mut rng, rows, cols, batch);
+    }
+}
+
+#[test]
+fn a_row_gives_the_same_bits_in_every_window() {
+    let mut rng = Rng::new(6);
+    for (rows, cols, batch) in [
+        (40, 50, 1),
+        (40, 50, 3),
+        (41, 130, 8),
+        (37, 1025, 9),
+        (64, 300, 17),
+        (70, 300, 33),
+        (70, 257, 64),
+        (33, 200, 100),
+        (20, 65, 256),
+    ] {
+        let w = Stored::new(&gaussians(&mut rng, rows * cols), 3);
+        let x = gaussians(&mut rng, batch * cols);
+        for set in sets() {
+            for kernel in Dense::ALL {
+                let what = format!("{} {kernel:?} [{rows}, {cols}] × {batch}", set.isa().name());
+                let whole = kernel.run(set, &w, 0..rows, &x, cols, batch);
+                for window in [1, 2, 5, 6, 16, 31] {
+                    for first in (0..rows).step_by(window) {
+                        let range = first..rows.min(first + window);
+                        let n = range.len();
+                        let part = kernel.run(set, &w, range, &x, cols, batch);
+                        for b in 0..batch {
+                            assert!(
+                                bits_of(&part[b * n..(b + 1) * n])
+                                    == bits_of(&whole[b * rows + first..][..n]),
+                                "{what} in windows of {window}"
+                            );
+                        }
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_in_its_outputs() {
+    let mut rng = Rng::new(7);
+    for (rows, cols, batch) in [
+        (7, 1, 1),
+        (9, 33, 2),
+        (13, 40, 5),
+        (5, 70, 12),
+        (20, 35, 70),
+    ] {
+        for (special, at) in [
+            (f32::NAN, 0),
+            (f32::INFINITY, cols - 1),
+            (f32::NEG_INFINITY, cols / 2),
+        ] {
+            let mut w: Vec<f32> = (0..rows * cols)
+                .map(|_| rng.gaussian().abs() + 0.1)
+                .collect();
+            let mut x: Vec<f32> = (0..batch * cols)
+                .map(|_| rng.gaussian().abs() + 0.1)
+                .collect();
+            let (bad_row, bad_batch) = (rows / 2, batch / 2);
+            w[bad_row * cols + at] = special;
+            x[bad_batch * cols + at] = special;
+            let stored = Stored::new(&w, 1);
+            for set in sets() {
+                for kernel in Dense::ALL {
+                    let out = kernel.run(set, &stored, 0..rows, &x, cols, batch);
+                    for (i, v) in out.iter().enumerate() {
+                        let (b, r) = (i / rows, i % rows);
+                        let what = format!("{} {kernel:?} {special} at {b}, {r}", set.isa().name());
+                        match (b == bad_batch) as u32 + (r == bad_row) as u32 {
+                            0 => assert!(v.is_finite(), "{what}: {v}"),
+                            // Infinity times infinity has a sign of its own.
+                            n if special.is_nan() => assert!(v.is_nan(), "{what}: {v} {n}"),
+                            1 => assert_eq!(*v, special, "{what}"),
+                            _ => assert_eq!(*v, f32::INFINITY, "{what}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_half_is_widened_to_its_value() {
+    // Products with one, and with the zeros of the columns that are padded.
+    let bits: Vec<u16> = (0..=u16::MAX).collect();
+    for set in sets() {
+        let cols = 1;
+        let mut packed = vec![0.0; set.dense_packed_len(1, cols)];
+        set.dense_pack(&[1.0], cols, &mut packed);
+        let mut out = vec![0.0f32; bits.len()];
+        set.f16_matmul_packed(
+            &bits,
+            &packed,
+            cols,
+            &mut Columns::new(&mut out, bits.len()),
+        );
+        for (bits, v) in bits.iter().zip(&out) {
+            let expected = f16::from_bits(*bits).to_f32();
+            assert!(
+                *v == expected || (v.is_nan() && expected.is_nan()),
+                "{}: {bits:#x} is {expected}, not {v}",
+                set.isa().name()
+            );
+        }
+        set.bf16_matmul_packed(
+            &bits,
+            &packed,
+            cols,
+            &mut Columns::new(&mut out, bits.len()),
+        );
+        for (bits, v) in bits.iter().zip(&out) {
+            let expected = bf16::from_bits(*bits).to_f32();
+            assert!(
+                *v == expected || (v.is_nan() && expected.is_nan()),
+                "{}: {bits:#x} is {expected}, not {v}",
+                set.isa().name()
+            );
+        }
+    }
+}
+
+#[test]
+fn transposed_products_add_row_by_row() {
+    let mut rng = Rng::new(8);
+    let batches = (1..=20).chain(63..=65);
+    let mut shapes: Vec<_> = (0..=70)
+        .flat_map(|rows| {
+            batches
+                .clone()
+                .map(move |b| (rows, 1 + (rows + 7 * b) % 71, b))
+        })
+        .collect();
+    shapes.extend([
+        (95, 767, 17),
+        (97, 769, 18),
+        (200, 100, 33),
+        (193, 1600, 25),
+        (300, 65, 5),
+        (100, 16, 130),
+    ]);
+    for (rows, cols, batch) in shapes {
+        let offset = (rows + cols) % 17;
+        let mut w = vec![f32::NAN; offset + rows * cols + 40];
+        let range = offset..offset + rows * cols;
+        w[range.clone()].copy_from_slice(&gaussians(&mut rng, rows * cols));
+        let w = &w[range];
+        // More factors than rows: of a matrix that goes on.
+        let (stride, first) = (rows + 5, 2);
+        let g = gaussians(&mut rng, batch * stride);
+        let before = gaussians(&mut rng, batch * cols);
+        for set in sets() {
+            let what = format!("{} [{rows}, {cols}] × {batch}", set.isa().name());
+            let mut memory = Vec::new();
+            let mut whole = before.clone();
+            set.dense_matmul_t(
+                w,
+                cols,
+                0,
+                &g[first..],
+                stride,
+                &mut Columns::new(&mut whole, cols),
+                &mut memory,
+            );
+            for b in 0..batch {
+                for k in 0..cols {
+                    let mut sum = f64::from(before[b * cols + k]);
+                    let mut size = sum.abs();
+                    for r in 0..rows {
+                        let product =
+                            f64::from(g[b * stride + first + r]) * f64::from(w[r * cols + k]);
+                        sum += product;
+                        size += product.abs();
+                    }
+                    let found = whole[b * cols + k];
+                    assert!(
+                        (f64::from(found) - sum).abs() <= gamma(roundings(rows)) * size,
+                        "{what}: {found} for {sum}"
+                    );
+                }
+            }
+            // Windows of rows, and panels of columns, as threads take them.
+            let mut parts = before.clone();
+            let step = 1 + rows / 3;
+            for from in (0..rows).step_by(step) {
+                let to = rows.min(from + step);
+                let mut left = Columns::new(&mut parts, cols);
+                let mut col = 0;
+                loop {
+                    let mut panel = left.take_front(cols / 2 + 1);
+                    if panel.cols() == 0 {
+                        break;
+                    }
+                    let width = panel.cols();
+                    set.dense_matmul_t(
+                        &w[from * cols..to * cols],
+                        cols,
+                        col,
+                        &g[first + from..],
+                        stride,
+                        &mut panel,
+                        &mut memory,
+                    );
+                    col += width;
+                }
+            }
+            assert!(bits_of(&parts) == bits_of(&whole), "{what} in windows");
         }
     }
 }

@@ -104,7 +104,7 @@ fn a_score_needs_a_share_to_keep() {
         let e = cortex::form::parse(bad).unwrap_err();
         assert!(e.to_string().contains("score"), "{bad}: {e}");
     }
-    let spec = cortex::form::parse("mask(keep=10%, score=magnitude, positions=bitmap)").unwrap();
+    let spec = cortex::form::parse("mask(keep=10%, score=magnitude, positions=auto)").unwrap();
     assert_eq!(
         spec.to_string(),
         cortex::form::parse("mask(keep=10%)").unwrap().to_string()

@@ -111,7 +111,8 @@ impl<'a> Patches<'a> {
     /// position. They depend on the limit and the shape alone: a form may multiply blocks
     /// of other sizes otherwise.
     fn blocks(&self) -> impl Iterator<Item = Block> {
-        let bytes = (self.cols() + self.shape.out_channels) * 4;
+        // Twice the patches: the form may pack them anew.
+        let bytes = (2 * self.cols() + self.shape.out_channels) * 4;
         let most = (self.product.scratch_bytes / 2).min(PANEL_BYTES) / bytes;
         let all = [self.shape.height.output, self.shape.width.output];
         let tile = cut(all, most.max(1));
