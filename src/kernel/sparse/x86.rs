@@ -367,7 +367,7 @@ unsafe fn by_sixteen<const R: usize>(
                     .add(w)
                     .cast::<u64>()
                     .read_unaligned();
-                super::prefetch(values[r], next[r] + 4096, 32);
+                super::prefetch(values[r], next[r] + 512, 32);
             }
             for i in 0..4 {
                 let mut here = [0; R];
