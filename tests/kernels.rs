@@ -920,7 +920,7 @@ fn transposed_products_add_row_by_row() {
                 &g[first..],
                 stride,
                 &mut Columns::new(&mut whole, cols),
-                &mut memory,
+                Some(&mut memory),
             );
             for b in 0..batch {
                 for k in 0..cols {
@@ -959,7 +959,7 @@ fn transposed_products_add_row_by_row() {
                         &g[first + from..],
                         stride,
                         &mut panel,
-                        &mut memory,
+                        Some(&mut memory),
                     );
                     col += width;
                 }

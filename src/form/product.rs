@@ -229,9 +229,13 @@ impl<'a> Product<'a> {
         y.fill(0.0);
         let (rows, cols) = (form.meta().rows, form.meta().cols);
         let (unit, least) = (form.row_unit(), form.least_rows());
-        let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4 + TRANSPOSED_BYTES;
+        let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4;
         let workers = self.workers((rows as u64 * cols as u64).saturating_mul(batch as u64));
-        let (workers, step) = plan_windows(rows, unit, least, workers, self.scratch_bytes, &cost);
+        let limit = match self.scratch_bytes / 2 {
+            half if half >= TRANSPOSED_BYTES && batch > 16 => half,
+            _ => self.scratch_bytes,
+        };
+        let (workers, step) = plan_windows(rows, unit, least, workers, limit, &cost);
         // A round: each worker decodes one window, then all add the round's rows, in
         // order, to the output, split by columns.
         let round = workers * step;
@@ -270,17 +274,19 @@ impl<'a> Product<'a> {
         macs: u64,
         y: &mut [f32],
     ) -> Result<()> {
-        let workers = self
-            .workers(macs)
-            .min(self.scratch_bytes / TRANSPOSED_BYTES)
-            .max(1);
+        let mut workers = self.workers(macs);
+        // Half of the limit is for what was decoded.
+        let roomy = self.scratch_bytes / 2 >= TRANSPOSED_BYTES;
+        if roomy {
+            workers = workers.min(self.scratch_bytes / 2 / TRANSPOSED_BYTES);
+        }
         // Whole cache lines, and about a second-level cache of output at batch 64.
         let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
         let panels = Panels::new(y, cols, width);
         run_workers(workers, || {
             let mut scratch = Scratch::lease();
             while let Some((col, mut panel)) = panels.next() {
-                let memory = &mut scratch.panel;
+                let memory = roomy.then_some(&mut scratch.panel);
                 self.kernels
                     .dense_matmul_t(w, cols, col, g, g_stride, &mut panel, memory);
             }

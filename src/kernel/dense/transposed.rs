@@ -14,13 +14,13 @@ use super::tile::{Ahead, CHUNK, ROWS, Shape, Strip, Sums, run, tile_rows};
 const BLOCK_ROWS: usize = 96;
 /// Columns of a block.
 const BLOCK_COLS: usize = 768;
-/// Values of a block, 256 KiB: the block that is multiplied and the one that is copied fill half
+/// Values of a block, 288 KiB: the block that is multiplied and the one that is copied fill half
 /// of a second cache of 1 MiB.
 const BLOCK: usize = BLOCK_ROWS * BLOCK_COLS;
 /// Values of working memory.
 pub(in crate::kernel) const MEMORY: usize = 2 * BLOCK;
 /// Up to this batch, weights are read in the order in which they lie, a few rows at a time.
-const BY_ROWS: usize = 16;
+pub(in crate::kernel) const BY_ROWS: usize = 16;
 
 /// Where the operands are, for all rows of the window.
 #[derive(Clone, Copy)]
@@ -37,7 +37,7 @@ pub(in crate::kernel) struct Operands {
     /// Outputs, `y_stride` values apart.
     pub(in crate::kernel) y: *mut f32,
     pub(in crate::kernel) y_stride: usize,
-    /// Room for [`MEMORY`] values.
+    /// Room for [`MEMORY`] values, or null: then by rows, to the same bits.
     pub(in crate::kernel) memory: *mut f32,
 }
 
@@ -48,9 +48,10 @@ pub(in crate::kernel) struct Operands {
 pub(in crate::kernel) unsafe fn matmul<S: Simd, T: Terms<S, W = Float, X = Float>>(o: Operands) {
     // SAFETY: as the caller grants.
     unsafe {
-        match o.batch {
-            0..=BY_ROWS => by_rows::<S>(o),
-            _ => by_blocks::<S, T>(o),
+        if o.memory.is_null() {
+            by_rows::<S>(o)
+        } else {
+            by_blocks::<S, T>(o)
         }
     }
 }
