@@ -4,7 +4,7 @@
 //! `bash benches/run.sh` prepares the model and the peer and runs this; by itself,
 //! `cargo bench --bench figures -- [--model model.safetensors] [--python python3]`
 //! runs what it can. A name (`quant`, `mask`, `rates`, `threads`, `memory`, `packs`,
-//! `matmul`) runs that part alone.
+//! `matmul`, `first`) runs that part alone.
 
 mod common;
 
@@ -66,6 +66,9 @@ fn main() {
     }
     if wanted("matmul") {
         matmul();
+    }
+    if wanted("first") {
+        first();
     }
 }
 
@@ -608,6 +611,53 @@ fn matmul() {
                 flush();
             }
             println!();
+        }
+    });
+    println!();
+}
+
+/// What the first product with a tensor costs beside those that follow: opening the archive,
+/// page faults, checksums. The file is in the system's cache.
+fn first() {
+    println!("## First product of a mapped {SIDE}×{SIDE}, one thread, batch 1; milliseconds\n");
+    println!("| spec | opening | first | second | first/second |\n|---|---:|---:|---:|---:|");
+    let values = gaussian(SIDE * SIDE, 1);
+    let dense = Dense::from_slice(&values, &[SIDE, SIDE]).expect("a tensor");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("first.cai");
+    let x = gaussian(SIDE, 9);
+    let mut y = vec![0.0; SIDE];
+    with_threads(1, || {
+        for spec in ["dense", "int8", "int4", "mask(keep=10%)", "int4 | rans"] {
+            let mut writer = Writer::create(&path).expect("creates");
+            writer
+                .add("w", &encode(&dense.view(), spec))
+                .expect("writes");
+            writer.finish().expect("finishes");
+            // The least of each over several openings.
+            let mut best = [f64::INFINITY; 3];
+            for _ in 0..9 {
+                let mut tensor = None;
+                let opening = seconds(|| {
+                    let archive = Archive::open(&path).expect("opens");
+                    tensor = Some(archive.tensor("w").expect("opens"));
+                });
+                let tensor = tensor.expect("just opened");
+                let mut multiply = || {
+                    seconds(|| {
+                        tensor
+                            .matmul(&x, 1, &mut y, &MatmulOptions::default())
+                            .expect("multiplies");
+                    })
+                };
+                for (best, s) in best.iter_mut().zip([opening, multiply(), multiply()]) {
+                    *best = best.min(s);
+                }
+            }
+            let [opening, first, second] = best.map(|s| s * 1e3);
+            let ratio = first / second;
+            println!("| `{spec}` | {opening:.2} | {first:.2} | {second:.2} | {ratio:.1} |");
+            flush();
         }
     });
     println!();

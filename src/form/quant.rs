@@ -563,6 +563,7 @@ impl Quant {
         let (most, tail) = (cols / BLOCK_COLS * BLOCK_COLS, cols % BLOCK_COLS);
         let wide = layout.group >= cols && cols > BLOCK_COLS;
         let narrow = batch >= NARROW_BATCH
+            && product.kernels.dot_narrow_pays(layout.bits)
             && digits == 1
             && layout.scales
             && !layout.zeros

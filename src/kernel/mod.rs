@@ -285,6 +285,9 @@ kernels! {
     /// the groups of a row differ so much that it would be more.
     fn dot_narrow(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool =
         [dot::narrow::portable, dot::narrow::avx2, dot::narrow::avx2];
+    /// Whether tiles of `bits` are multiplied faster after `dot_narrow`, in large batches.
+    fn dot_narrow_pays(bits: u32) -> bool =
+        [dot::narrow::pays, dot::narrow::pays_avx2, dot::narrow::pays_avx2];
     /// `out[t · x.rows + b][r] += Σ x[b][col] · w[t][r][col]` for the tiles of `w` from the
     /// first, as many as `out` has room for. The same bits on every instruction set.
     fn dot_tiles(w: &Tiles<'_>, x: &Activations<'_>, out: &mut [[f32; TILE_ROWS]]) =
@@ -493,6 +496,7 @@ kernels! {
     then avx512vnni {
         dot_batch = dot::batch::avx512vnni;
         dot_narrow = dot::narrow::avx512vnni;
+        dot_narrow_pays = dot::narrow::pays;
         dot_tiles = dot::tiles::avx512vnni;
         mask_count = sparse::vbmi2::count;
         mask_list = sparse::vbmi2::list_mask;

@@ -23,7 +23,7 @@ mod x86;
 
 use elements::{Bf16, Elements, F16, Float, Paired, Rounded, RoundedPairs, Terms, Widened};
 use simd::Bf16Pairs;
-pub(super) use simd::{Portable, Simd};
+pub(super) use simd::{Portable, Simd, Task};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, Avx512Bf16};
 

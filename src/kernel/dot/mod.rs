@@ -25,9 +25,13 @@
 // Indices stand for batch rows and digits in several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use half::f16;
 
 use super::autovec;
+use super::dense::Task;
 use super::quant::{MAGIC, Quantizer, TILE_ROWS, from_f16};
 
 #[cfg(target_arch = "aarch64")]
@@ -217,8 +221,12 @@ pub(crate) unsafe trait Lines: Sized {
     type Floats: Copy;
     /// Whether `dot8` takes codes as `i8`, 128 less than they are stored.
     const SIGNED_8: bool;
-    /// Batch rows that go through one tile at once, and through two.
+    /// Batch rows that go through one tile at once.
     const BATCH: usize;
+
+    /// Runs a task in a function of its own that is compiled for this set: all widths and
+    /// numbers of rows in one function would take compilers minutes.
+    unsafe fn call<T: Task>(task: T);
 
     unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]);
     /// `round((code − half)·2^shift·ratio/2^15) + 128` for every byte, halves up; each row
@@ -432,6 +440,27 @@ pub fn tiles_at_once(code_bytes: usize) -> usize {
     ((256 << 10) / code_bytes.max(1)).clamp(1, 16)
 }
 
+/// Some tiles with the piece of `NB` rows from `first` on.
+struct Piece<'a, 'b, L: Lines, const BITS: u32, const NB: usize> {
+    w: &'a Tiles<'b>,
+    tiles: Range<usize>,
+    x: &'a Activations<'b>,
+    first: usize,
+    out: &'a mut [[f32; TILE_ROWS]],
+    set: PhantomData<L>,
+}
+
+impl<L: Lines, const BITS: u32, const NB: usize> Task for Piece<'_, '_, L, BITS, NB> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        for tile in self.tiles {
+            let out = &mut self.out[tile * self.x.rows + self.first..];
+            // SAFETY: the caller's; `multiply` checks every length.
+            unsafe { multiply::<L, BITS, NB>(self.w, tile, self.x, self.first, out) };
+        }
+    }
+}
+
 /// All tiles of `w` with all rows of `x`: `out[t·rows + b]`.
 #[inline(always)]
 unsafe fn multiply_all<L: Lines, const BITS: u32>(
@@ -448,11 +477,17 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
         let mut b = 0;
         macro_rules! pieces {
             ($($n:literal),*) => {$(
-                while $n <= L::BATCH && rows - b >= $n {
-                    for tile in from..to {
-                        let out = &mut out[tile * rows + b..];
-                        // SAFETY: the caller's; `multiply` checks every length.
-                        unsafe { multiply::<L, BITS, $n>(w, tile, x, b, out) };
+                while const { $n <= L::BATCH } && rows - b >= $n {
+                    // SAFETY: the caller's.
+                    unsafe {
+                        L::call(Piece::<L, BITS, $n> {
+                            w,
+                            tiles: from..to,
+                            x,
+                            first: b,
+                            out: &mut *out,
+                            set: PhantomData,
+                        });
                     }
                     b += $n;
                 }
@@ -635,6 +670,18 @@ pub(crate) mod tiles {
 /// One scale for many groups; see [`KernelSet::dot_narrow`](super::KernelSet::dot_narrow).
 pub(crate) mod narrow {
     use super::*;
+
+    /// Whether codes of `bits` gain by it in large batches.
+    pub(crate) fn pays(_bits: u32) -> bool {
+        true
+    }
+
+    /// With AVX2 codes of few bits are multiplied faster than int8, scales of their groups
+    /// included: their sums stay in 16 bits.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn pays_avx2(bits: u32) -> bool {
+        bits > 6
+    }
 
     pub(crate) fn portable(w: &Tiles<'_>, codes: &mut [u8], scales: &mut [u8]) -> bool {
         // SAFETY: `Portable` needs nothing.

@@ -13,7 +13,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{AHEAD, Codes, Lines, TILE_ROWS, open_line};
+use super::{AHEAD, Codes, Lines, TILE_ROWS, Task, open_line};
 
 /// Dot products (Armv8.4, and many cores of Armv8.2), with `I8MM` those of unsigned by
 /// signed numbers besides (Armv8.6). Without, codes of 8 bits go as signed ones.
@@ -180,6 +180,29 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     const SIGNED_8: bool = !I8MM;
     // Integer sums of four rows fill half of the 32 registers.
     const BATCH: usize = 4;
+
+    #[inline(never)]
+    unsafe fn call<T: Task>(task: T) {
+        #[inline]
+        #[target_feature(enable = "neon,dotprod")]
+        unsafe fn dotprod<T: Task>(task: T) {
+            // SAFETY: the caller's.
+            unsafe { task.run() }
+        }
+        #[inline]
+        #[target_feature(enable = "neon,dotprod,i8mm")]
+        unsafe fn i8mm<T: Task>(task: T) {
+            // SAFETY: the caller's.
+            unsafe { task.run() }
+        }
+        // SAFETY: the caller has the features of this set.
+        unsafe {
+            match I8MM {
+                true => i8mm(task),
+                false => dotprod(task),
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]) {

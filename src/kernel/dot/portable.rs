@@ -1,6 +1,6 @@
 //! Lines of sixteen rows without vector instructions of its own.
 
-use super::{Codes, Lines, TILE_ROWS};
+use super::{Codes, Lines, TILE_ROWS, Task};
 use crate::kernel::quant::from_f16;
 
 type Bytes = [u8; 4 * TILE_ROWS];
@@ -36,6 +36,12 @@ unsafe impl Lines for Portable {
     type Floats = [f32; TILE_ROWS];
     const SIGNED_8: bool = false;
     const BATCH: usize = 4;
+
+    #[inline(never)]
+    unsafe fn call<T: Task>(task: T) {
+        // SAFETY: the caller's.
+        unsafe { task.run() }
+    }
 
     #[inline(always)]
     unsafe fn store_codes(codes: Bytes, out: &mut [u8; 64]) {

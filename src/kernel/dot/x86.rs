@@ -1,8 +1,9 @@
 //! Lines of sixteen rows in two AVX2 registers, or one of AVX-512.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Codes, Lines, TILE_ROWS};
+use super::{Codes, Lines, TILE_ROWS, Task};
 
 // SAFETY: every intrinsic below needs AVX2 at most, which whoever calls has.
 unsafe impl Codes for [__m256i; 2] {
@@ -57,6 +58,18 @@ unsafe impl Lines for Avx2 {
     const SIGNED_8: bool = true;
     const BATCH: usize = 4;
 
+    #[inline(never)]
+    unsafe fn call<T: Task>(task: T) {
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+        unsafe fn with<T: Task>(task: T) {
+            // SAFETY: the caller's.
+            unsafe { task.run() }
+        }
+        // SAFETY: the caller has the features.
+        unsafe { with(task) }
+    }
+
     #[inline(always)]
     unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]) {
         // SAFETY: `out` is 64 bytes.
@@ -109,34 +122,25 @@ unsafe impl Lines for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
-        // SAFETY: see the impl. Pairs reach 2·127·127 < 2^15: nothing saturates.
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let mut out = sums;
-            for i in 0..2 {
-                let pairs = _mm256_maddubs_epi16(codes[i], four);
-                out[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
-            }
-            out
-        }
+    unsafe fn dot(mut sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
+        // SAFETY: see the impl.
+        unsafe { step::longs(&mut sums, codes, four, _mm256_set1_epi16(1)) }
+        sums
     }
 
     #[inline(always)]
-    unsafe fn dot8(sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
-        // SAFETY: see the impl. Magnitudes of codes, unsigned, by activations that carry
-        // the sign: pairs reach 2·128·127 < 2^15. Unsigned codes of 8 bits would saturate.
+    unsafe fn dot8(mut sums: Self::Sums, codes: Self::Codes, four: Self::Four) -> Self::Sums {
+        // SAFETY: see the impl.
         unsafe {
-            let ones = _mm256_set1_epi16(1);
             let flip = _mm256_set1_epi8(-128);
-            let mut out = sums;
-            for i in 0..2 {
-                let c = _mm256_xor_si256(codes[i], flip);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(four, c));
-                out[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
-            }
-            out
+            let codes = [
+                _mm256_xor_si256(codes[0], flip),
+                _mm256_xor_si256(codes[1], flip),
+            ];
+            let sizes = [_mm256_abs_epi8(codes[0]), _mm256_abs_epi8(codes[1])];
+            step::signed(&mut sums, codes, sizes, four, _mm256_set1_epi16(1));
         }
+        sums
     }
 
     #[inline(always)]
@@ -204,6 +208,190 @@ unsafe impl Lines for Avx2 {
         // SAFETY: a prefetch of any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
+
+    #[inline(always)]
+    unsafe fn add_blocks<const BITS: u32, const NB: usize>(
+        sums: &[Self::Sums; NB],
+        codes: *const u8,
+        xs: *const i8,
+        blocks: usize,
+    ) -> Option<[Self::Sums; NB]> {
+        match BITS {
+            // SAFETY: the caller's.
+            2..=5 => Some(unsafe { in_shorts::<BITS, NB>(sums, codes, xs, blocks) }),
+            _ => None,
+        }
+    }
+}
+
+/// Steps of a product, two registers of rows each, as instructions that the compiler neither
+/// reorders nor regroups: it would add up lines in pairs, for which there are no registers, and
+/// spill half of the sums.
+mod step {
+    use super::*;
+
+    /// `sums += codes·four` in 16 bits, pair by pair.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn shorts(sums: &mut [__m256i; 2], codes: [__m256i; 2], four: __m256i) {
+        // SAFETY: registers only.
+        unsafe {
+            asm!(
+                "vpmaddubsw {t}, {c0}, {four}",
+                "vpmaddubsw {four}, {c1}, {four}",
+                "vpaddw {s0}, {s0}, {t}",
+                "vpaddw {s1}, {s1}, {four}",
+                s0 = inout(ymm_reg) sums[0],
+                s1 = inout(ymm_reg) sums[1],
+                c0 = in(ymm_reg) codes[0],
+                c1 = in(ymm_reg) codes[1],
+                four = inout(ymm_reg) four => _,
+                t = out(ymm_reg) _,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// The same in 32 bits, for codes of up to 7 bits; `ones` are of 16.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn longs(
+        sums: &mut [__m256i; 2],
+        codes: [__m256i; 2],
+        four: __m256i,
+        ones: __m256i,
+    ) {
+        // SAFETY: registers only. Pairs reach 2·127·127 < 2^15: nothing saturates.
+        unsafe {
+            asm!(
+                "vpmaddubsw {t}, {c0}, {four}",
+                "vpmaddubsw {four}, {c1}, {four}",
+                "vpmaddwd {t}, {t}, {ones}",
+                "vpmaddwd {four}, {four}, {ones}",
+                "vpaddd {s0}, {s0}, {t}",
+                "vpaddd {s1}, {s1}, {four}",
+                s0 = inout(ymm_reg) sums[0],
+                s1 = inout(ymm_reg) sums[1],
+                c0 = in(ymm_reg) codes[0],
+                c1 = in(ymm_reg) codes[1],
+                ones = in(ymm_reg) ones,
+                four = inout(ymm_reg) four => _,
+                t = out(ymm_reg) _,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// The same for codes from −128 to 127, whose `sizes` are multiplied by activations that
+    /// carry the sign. Unsigned codes of 8 bits would saturate; pairs reach 2·128·127 < 2^15.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn signed(
+        sums: &mut [__m256i; 2],
+        codes: [__m256i; 2],
+        sizes: [__m256i; 2],
+        four: __m256i,
+        ones: __m256i,
+    ) {
+        // SAFETY: registers only.
+        unsafe {
+            asm!(
+                "vpsignb {t}, {four}, {c0}",
+                "vpsignb {four}, {four}, {c1}",
+                "vpmaddubsw {t}, {a0}, {t}",
+                "vpmaddubsw {four}, {a1}, {four}",
+                "vpmaddwd {t}, {t}, {ones}",
+                "vpmaddwd {four}, {four}, {ones}",
+                "vpaddd {s0}, {s0}, {t}",
+                "vpaddd {s1}, {s1}, {four}",
+                s0 = inout(ymm_reg) sums[0],
+                s1 = inout(ymm_reg) sums[1],
+                c0 = in(ymm_reg) codes[0],
+                c1 = in(ymm_reg) codes[1],
+                a0 = in(ymm_reg) sizes[0],
+                a1 = in(ymm_reg) sizes[1],
+                ones = in(ymm_reg) ones,
+                four = inout(ymm_reg) four => _,
+                t = out(ymm_reg) _,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+/// [`Lines::add_blocks`] for codes of few bits: products stay in 16 bits for as many lines as
+/// fit, which spares half of the instructions.
+///
+/// # Safety
+/// AVX2; `blocks` blocks of codes, and a piece of `NB` rows of as many activations.
+#[inline(always)]
+unsafe fn in_shorts<const BITS: u32, const NB: usize>(
+    sums: &[[__m256i; 2]; NB],
+    mut codes: *const u8,
+    mut xs: *const i8,
+    mut blocks: usize,
+) -> [[__m256i; 2]; NB] {
+    // A line adds 2·127·(2^BITS − 1) at most, so that 2^15 holds 43, 18, 8, 4 lines. Two, as of
+    // 6 bits, would save nothing.
+    let (at_once, in_block) = match BITS {
+        2 => (5, 8),
+        3 => (2, 8),
+        4 => (1, 8),
+        _ => (1, 4),
+    };
+    // SAFETY: as the caller promises.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut out = *sums;
+        while blocks > 0 {
+            let run = blocks.min(at_once);
+            blocks -= run;
+            let mut shorts = [[_mm256_setzero_si256(); 2]; NB];
+            for _ in 0..run {
+                macro_rules! step {
+                    ($($s:literal)*) => {$({
+                        let line = super::open_line::<[__m256i; 2], BITS, $s>(codes);
+                        for b in 0..NB {
+                            step::shorts(&mut shorts[b], line, Avx2::four(xs, $s * NB + b));
+                        }
+                        if ($s + 1) % in_block == 0 && in_block < 8 {
+                            for b in 0..NB {
+                                for i in 0..2 {
+                                    let pairs = _mm256_madd_epi16(shorts[b][i], ones);
+                                    out[b][i] = _mm256_add_epi32(out[b][i], pairs);
+                                    shorts[b][i] = _mm256_setzero_si256();
+                                }
+                            }
+                        }
+                    })*};
+                }
+                for line in 0..BITS as usize {
+                    Avx2::prefetch(codes.wrapping_add(super::AHEAD + 64 * line));
+                }
+                step!(0 1 2 3 4 5 6 7);
+                codes = codes.add(64 * BITS as usize);
+                xs = xs.add(32 * NB);
+            }
+            if in_block == 8 {
+                for b in 0..NB {
+                    for i in 0..2 {
+                        let pairs = _mm256_madd_epi16(shorts[b][i], ones);
+                        out[b][i] = _mm256_add_epi32(out[b][i], pairs);
+                    }
+                }
+            }
+        }
+        out
+    }
 }
 
 // SAFETY: every intrinsic below needs AVX-512 F or BW at most, which whoever calls has.
@@ -247,6 +435,20 @@ unsafe impl Lines for Vnni {
     type Floats = __m512;
     const SIGNED_8: bool = false;
     const BATCH: usize = 12;
+
+    #[inline(never)]
+    unsafe fn call<T: Task>(task: T) {
+        #[inline]
+        #[target_feature(
+            enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512vnni"
+        )]
+        unsafe fn with<T: Task>(task: T) {
+            // SAFETY: the caller's.
+            unsafe { task.run() }
+        }
+        // SAFETY: the caller has the features.
+        unsafe { with(task) }
+    }
 
     #[inline(always)]
     unsafe fn store_codes(codes: __m512i, out: &mut [u8; 64]) {
