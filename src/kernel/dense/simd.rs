@@ -5,7 +5,7 @@
 //! which stands in a function of its own with the set's target features.
 
 /// A piece of work that [`Simd::call`] runs with the features of the set.
-pub(in crate::kernel) trait Task {
+pub(crate) trait Task {
     /// # Safety
     /// The CPU has the features of the set that the task is for, and whatever the task's
     /// fields point to is valid for what the task does.
