@@ -1,8 +1,8 @@
 //! Dense products and comparisons.
 //!
-//! Products are register tiles over three kinds of vectors (`Portable`, and on x86-64
-//! `Avx2`, `Avx512` and `Avx512Bf16`), written once for all of them. A new instruction set is
-//! one more implementation of `simd::Simd`.
+//! Products are register tiles over several kinds of vectors (`Portable`, on x86-64 `Avx2`,
+//! `Avx512` and `Avx512Bf16`, on AArch64 `Neon`), written once for all of them. A new
+//! instruction set is one more implementation of `simd::Simd`.
 //!
 //! Weights are f32, bf16 or f16, read as they are stored; sums are f32. Products with the same
 //! columns and the same batch add in the same order, whatever rows are at hand.
@@ -15,6 +15,8 @@ use super::columns::Columns;
 
 mod elements;
 mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod simd;
 mod tile;
 mod transposed;
@@ -23,6 +25,8 @@ mod x86;
 
 use elements::{Bf16, Elements, F16, Float, Paired, Rounded, RoundedPairs, Terms, Widened};
 use simd::Bf16Pairs;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
 pub(super) use simd::{Portable, Simd};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, Avx512Bf16};
