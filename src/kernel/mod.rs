@@ -252,10 +252,10 @@ macro_rules! kernels {
 
 use columns::Columns;
 use conv::{Spectra, Tap, Weights};
-#[cfg(target_arch = "x86_64")]
-use dense::{Avx2, Avx512, Avx512Bf16};
 #[cfg(target_arch = "aarch64")]
 use dense::Neon;
+#[cfg(target_arch = "x86_64")]
+use dense::{Avx2, Avx512, Avx512Bf16};
 use dense::{Difference, Portable};
 use dot::{Activations, Rounded, Rounding, Tiles};
 use ecq::{Chooser, Decoder, Paths};

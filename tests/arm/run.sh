@@ -97,7 +97,7 @@ if ! has_std "$rustc"; then
     has_std "$rustc" || unpack_rust
 fi
 
-export RUSTC=$rustc CARGO_TARGET_DIR=$work CARGO_PROFILE_DEV_DEBUG=0
+export RUSTC=$rustc CARGO_TARGET_DIR=$work CARGO_INCREMENTAL=0
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 say "building with $("$rustc" --version)"
 cargo test --no-default-features --target "$target" \

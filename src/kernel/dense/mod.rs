@@ -17,14 +17,15 @@ mod elements;
 mod matmul;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod pairs;
 mod simd;
 mod tile;
 mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use elements::{Bf16, Elements, F16, Float, Paired, Rounded, RoundedPairs, Terms, Widened};
-use simd::Bf16Pairs;
+use elements::{Bf16, Elements, F16, Float, Rounded, Terms, Widened};
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::Neon;
 pub(super) use simd::{Portable, Simd};
@@ -187,42 +188,6 @@ pub(super) unsafe fn pack_rounded<S: Simd>(x: &[f32], cols: usize, packed: &mut 
 /// What a set without products of bf16 answers to whether it has them.
 pub(super) fn no_pairs() -> bool {
     false
-}
-
-/// Products of bf16 with bf16.
-pub(super) mod pairs {
-    use super::*;
-
-    pub(in crate::kernel) fn are_there() -> bool {
-        true
-    }
-
-    pub(in crate::kernel) fn packed_len<S: Bf16Pairs>(batch: usize, cols: usize) -> usize {
-        matmul::packed_len::<S>(batch, cols.div_ceil(2))
-    }
-
-    /// Packs `x[batch, cols]`, rounded to bf16.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`.
-    pub(in crate::kernel) unsafe fn pack<S: Bf16Pairs>(x: &[f32], cols: usize, packed: &mut [f32]) {
-        // SAFETY: as the caller grants.
-        unsafe { pack_as::<S, RoundedPairs>(x, cols, packed) }
-    }
-
-    /// `out[b][r] = Σ x[b][k] · w[r][k]`.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`.
-    pub(in crate::kernel) unsafe fn matmul_packed<S: Bf16Pairs>(
-        w: &[u16],
-        packed: &[f32],
-        cols: usize,
-        out: &mut Columns<'_>,
-    ) {
-        // SAFETY: as the caller grants.
-        unsafe { packed_as::<S, Paired>(w, packed, cols, out) }
-    }
 }
 
 /// Bytes that [`KernelSet::dense_matmul_t`](super::KernelSet::dense_matmul_t) works with.

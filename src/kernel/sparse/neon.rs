@@ -168,7 +168,11 @@ unsafe impl Set for Neon {
             let line = places.wrapping_add(first).to_le_bytes();
             // SAFETY: at most 8 i ≤ 56 are before, so the last of eight bytes is the 64th at
             // most.
-            unsafe { to.add((before & 255) as usize).cast::<[u8; 8]>().write(line) };
+            unsafe {
+                to.add((before & 255) as usize)
+                    .cast::<[u8; 8]>()
+                    .write(line)
+            };
             before >>= 8;
         }
     }
