@@ -97,19 +97,20 @@ if ! has_std "$rustc"; then
     has_std "$rustc" || unpack_rust
 fi
 
-export RUSTC=$rustc CARGO_TARGET_DIR=$work CARGO_INCREMENTAL=0
+export RUSTC=$rustc CARGO_TARGET_DIR=$work
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+# The library is optimised less than for other tests: compiling it is most of the time here.
+run=(cargo test --no-default-features --target "$target"
+    --config profile.dev.package.cortex.opt-level=1
+    --test kernels --test matmul --test conformance)
 say "building with $("$rustc" --version)"
-cargo test --no-default-features --target "$target" \
-    --test kernels --test matmul --test conformance --no-run
+"${run[@]}" --no-run
 
 # The CPU, and the set of kernels that it must have: tests/kernels.rs holds it to that.
 for pair in max=neoni8mm neoverse-n1=neon cortex-a72=portable; do
     cpu=${pair%=*}
     say "running as $cpu"
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $cpu" \
-        CORTEX_EXPECTED_SET=${pair#*=} \
-        cargo test --no-default-features --target "$target" \
-        --test kernels --test matmul --test conformance
+        CORTEX_EXPECTED_SET=${pair#*=} "${run[@]}"
 done
 say "done"

@@ -87,8 +87,8 @@ unsafe fn by_fours(
         let count = (bytes - done).min(8);
         let (mut before, mut middle) = ranks(bits);
         let mut left = bits;
-        // SAFETY: a value that a column takes is among the 64 that are there, at most the
-        // 61st of them the first of four: 60 columns are before the last four.
+        // SAFETY: at most 60 values are before those of four columns, so that four from there
+        // on are among the 64 that there are.
         unsafe {
             let from = values.as_ptr().add(next);
             for i in done..done + count {
@@ -256,17 +256,15 @@ unsafe impl Set for Neon {
         assert!(mask.len() == x.len().div_ceil(8));
         // SAFETY: see the impl; `x` has eight floats for every whole byte.
         let (sum, next, done) = unsafe {
-            let mut sums = [vdupq_n_f32(0.0); 4];
+            let mut sums = [vdupq_n_f32(0.0); 2];
             let (next, done) = by_fours(mask, values, x.len(), |column, v, unset| {
                 // What is not set must not count, whatever `x` holds there.
                 let x = vreinterpretq_u32_f32(vld1q_f32(x.as_ptr().add(column)));
                 let x = vreinterpretq_f32_u32(vbicq_u32(x, unset));
-                let sum = &mut sums[column / 4 % 4];
+                let sum = &mut sums[column / 4 % 2];
                 *sum = vfmaq_f32(*sum, v, x);
             });
-            let [a, b, c, d] = sums;
-            let sum = vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d));
-            (vaddvq_f32(sum), next, done)
+            (vaddvq_f32(vaddq_f32(sums[0], sums[1])), next, done)
         };
         let mut rest = 0.0f32;
         let n = portable::each_bit(&mask[done..], |i, n| {
