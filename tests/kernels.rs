@@ -18,6 +18,19 @@ fn sets() -> Vec<&'static KernelSet> {
     sets
 }
 
+#[test]
+fn sets_come_best_first() {
+    let isas: Vec<_> = sets().iter().map(|s| s.isa()).collect();
+    assert!(isas.is_sorted_by(|a, b| a > b), "{isas:?}");
+    for isa in &isas {
+        assert!(isa.base().is_none_or(|b| isas.contains(&b)), "{isas:?}");
+    }
+    // Where it is known what the CPU has, nothing of it may go untested.
+    if let Ok(expected) = std::env::var("CORTEX_EXPECTED_SET") {
+        assert_eq!(isas[0].name(), expected);
+    }
+}
+
 fn bits_of(v: &[f32]) -> Vec<u32> {
     v.iter().map(|v| v.to_bits()).collect()
 }

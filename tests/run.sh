@@ -44,6 +44,9 @@ step "C: the exported symbols, and the two header generators compared"
 need abidiff abigail-tools
 bash tests/abi/check.sh
 
+step "AArch64: kernels, products and forms under qemu"
+bash tests/arm/run.sh
+
 step "Examples"
 bash examples/digits/run.sh
 

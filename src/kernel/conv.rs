@@ -53,6 +53,7 @@ fn checked_sum(
 }
 
 /// The largest of the row counts `sizes`, descending to 1, that `left` allows.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn step(left: usize, sizes: &[usize]) -> usize {
     sizes.iter().copied().find(|s| *s <= left).unwrap_or(1)

@@ -22,6 +22,8 @@ pub mod conv;
 pub mod dense;
 pub mod dot;
 pub mod ecq;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod positions;
 pub mod probe;
 pub mod quant;
@@ -250,6 +252,8 @@ macro_rules! kernels {
 
 use columns::Columns;
 use conv::{Spectra, Tap, Weights};
+#[cfg(target_arch = "aarch64")]
+use dense::Neon;
 #[cfg(target_arch = "x86_64")]
 use dense::{Avx2, Avx512, Avx512Bf16};
 use dense::{Difference, Portable};
@@ -512,6 +516,27 @@ kernels! {
         dot_batch = dot::batch::neon;
         dot_narrow = dot::narrow::neon;
         dot_tiles = dot::tiles::neon;
+        dense_matmul = dense::matmul::<Neon>;
+        dense_matmul_into = dense::matmul_into::<Neon>;
+        dense_packed_len = dense::packed_len::<Neon>;
+        dense_pack = dense::pack::<Neon>;
+        dense_matmul_packed = dense::matmul_packed::<Neon>;
+        bf16_matmul_packed = dense::bf16_matmul_packed::<Neon>;
+        f16_matmul_packed = dense::f16_matmul_packed::<Neon>;
+        rounded_packed_len = dense::packed_len::<Neon>;
+        rounded_pack = dense::pack_rounded::<Neon>;
+        rounded_matmul_packed = dense::bf16_matmul_packed::<Neon>;
+        dense_matmul_t = dense::matmul_t::<Neon>;
+        mask_count = sparse::count::neon;
+        mask_expand_row = sparse::expand_row::neon;
+        mask_list = sparse::list_mask::neon;
+        mask_dot = sparse::mask_dot::neon;
+        mask_panel = sparse::mask_panel::neon;
+        mask_add = sparse::mask_add::neon;
+        index_ascend = sparse::ascend::neon;
+        index_dot = sparse::index_dot::neon;
+        index_panel = sparse::index_panel::neon;
+        index_add = sparse::index_add::neon;
     }
     then neoni8mm {
         dot_tiles = dot::tiles::neoni8mm;

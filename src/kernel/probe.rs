@@ -243,7 +243,7 @@ mod tests {
                 assert_eq!(compute(set, unit, 10), one.map(|n| 10 * n));
                 let has = match (set.isa(), unit) {
                     (Isa::Portable, _) => false,
-                    (Isa::Neon, unit) => unit == Unit::F32,
+                    (Isa::Neon | Isa::NeonI8mm, unit) => unit == Unit::F32,
                     (isa, Unit::Bf16) => isa == Isa::Avx512Bf16,
                     _ => true,
                 };

@@ -10,10 +10,21 @@ use crate::{output, text};
 
 /// Show what this machine offers and what cortex makes of it
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-CORTEX_DISABLE_CPU takes instruction sets away, for comparisons and for finding faults:
-  CORTEX_DISABLE_CPU=avx512 cortex doctor")]
+#[command(after_help = after_help())]
 pub(crate) struct Args {}
+
+fn after_help() -> String {
+    let sets = kernel::Isa::ALL.into_iter().filter(|i| i.base().is_some());
+    let names: Vec<_> = sets.map(kernel::Isa::name).collect();
+    format!(
+        "\
+CORTEX_DISABLE_CPU takes instruction sets away, for comparisons and for finding faults:
+  CORTEX_DISABLE_CPU=avx512 cortex doctor
+It lists, separated by commas, any of {}.
+With a set go those that build on it.",
+        names.join(", ")
+    )
+}
 
 impl Args {
     pub(crate) fn run(self) -> Outcome {

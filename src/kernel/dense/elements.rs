@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::simd::{Bf16Pairs, Simd};
+use super::simd::Simd;
 
 /// Stored numbers that a lane takes one or two of.
 ///
@@ -29,7 +29,7 @@ pub(in crate::kernel) trait Elements<S: Simd>: Copy {
 /// # Safety
 /// `p` is valid for `n` ≤ 32 reads.
 #[inline(always)]
-unsafe fn part(p: *const u16, n: usize) -> [u16; 32] {
+pub(super) unsafe fn part(p: *const u16, n: usize) -> [u16; 32] {
     let mut v = [0; 32];
     for (i, v) in v.iter_mut().enumerate().take(n) {
         // SAFETY: i < n.
@@ -102,54 +102,7 @@ impl<S: Simd> Elements<S> for F16 {
     }
 }
 
-/// bf16, two to a lane.
-#[derive(Clone, Copy)]
-pub(in crate::kernel) struct Pairs;
-
-impl<S: Bf16Pairs> Elements<S> for Pairs {
-    type E = u16;
-    const DEPTH: usize = 2;
-    const AS_STORED: bool = true;
-
-    #[inline(always)]
-    unsafe fn load(p: *const u16) -> S::V {
-        // SAFETY: as the caller grants; the load needs no alignment.
-        unsafe { S::load(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load_part(p: *const u16, n: usize) -> S::V {
-        // SAFETY: as the caller grants; a vector's numbers are as many as the copy's.
-        unsafe { S::load(part(p, n).as_ptr().cast()) }
-    }
-}
-
-/// f32, rounded to bf16 two by two: how activations become [`Pairs`].
-#[derive(Clone, Copy)]
-pub(in crate::kernel) struct RoundedPairs;
-
-impl<S: Bf16Pairs> Elements<S> for RoundedPairs {
-    type E = f32;
-    const DEPTH: usize = 2;
-    const AS_STORED: bool = false;
-
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> S::V {
-        // SAFETY: as the caller grants.
-        unsafe { S::round_pairs(S::load(p), S::load(p.add(S::LANES))) }
-    }
-    #[inline(always)]
-    unsafe fn load_part(p: *const f32, n: usize) -> S::V {
-        // SAFETY: as the caller grants.
-        unsafe {
-            match n.checked_sub(S::LANES) {
-                Some(more) => S::round_pairs(S::load(p), S::load_part(p.add(S::LANES), more)),
-                None => S::round_pairs(S::load_part(p, n), S::zero()),
-            }
-        }
-    }
-}
-
-/// f32, rounded to bf16 and widened again: what [`RoundedPairs`] stand for, on sets that have
+/// f32, rounded to bf16 and widened again: what pairs of bf16 stand for, on sets that have
 /// no products of bf16.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Rounded;
@@ -213,20 +166,5 @@ impl<S: Simd, W: Elements<S>> Terms<S> for Widened<W> {
     unsafe fn mul_add(a: S::V, b: S::V, c: S::V) -> S::V {
         // SAFETY: as the caller grants.
         unsafe { S::mul_add(a, b, c) }
-    }
-}
-
-/// Weights and activations in bf16.
-#[derive(Clone, Copy)]
-pub(in crate::kernel) struct Paired;
-
-impl<S: Bf16Pairs> Terms<S> for Paired {
-    type W = Pairs;
-    type X = Pairs;
-
-    #[inline(always)]
-    unsafe fn mul_add(a: S::V, b: S::V, c: S::V) -> S::V {
-        // SAFETY: as the caller grants.
-        unsafe { S::dot_pairs(a, b, c) }
     }
 }

@@ -1,8 +1,8 @@
 //! Dense products and comparisons.
 //!
-//! Products are register tiles over three kinds of vectors (`Portable`, and on x86-64
-//! `Avx2`, `Avx512` and `Avx512Bf16`), written once for all of them. A new instruction set is
-//! one more implementation of `simd::Simd`.
+//! Products are register tiles over several kinds of vectors (`Portable`, on x86-64 `Avx2`,
+//! `Avx512` and `Avx512Bf16`, on AArch64 `Neon`), written once for all of them. A new
+//! instruction set is one more implementation of `simd::Simd`.
 //!
 //! Weights are f32, bf16 or f16, read as they are stored; sums are f32. Products with the same
 //! columns and the same batch add in the same order, whatever rows are at hand.
@@ -15,14 +15,19 @@ use super::columns::Columns;
 
 mod elements;
 mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod pairs;
 mod simd;
 mod tile;
 mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use elements::{Bf16, Elements, F16, Float, Paired, Rounded, RoundedPairs, Terms, Widened};
-use simd::Bf16Pairs;
+use elements::{Bf16, Elements, F16, Float, Rounded, Terms, Widened};
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
 pub(super) use simd::{Portable, Simd, Task};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, Avx512Bf16};
@@ -183,42 +188,6 @@ pub(super) unsafe fn pack_rounded<S: Simd>(x: &[f32], cols: usize, packed: &mut 
 /// What a set without products of bf16 answers to whether it has them.
 pub(super) fn no_pairs() -> bool {
     false
-}
-
-/// Products of bf16 with bf16.
-pub(super) mod pairs {
-    use super::*;
-
-    pub(in crate::kernel) fn are_there() -> bool {
-        true
-    }
-
-    pub(in crate::kernel) fn packed_len<S: Bf16Pairs>(batch: usize, cols: usize) -> usize {
-        matmul::packed_len::<S>(batch, cols.div_ceil(2))
-    }
-
-    /// Packs `x[batch, cols]`, rounded to bf16.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`.
-    pub(in crate::kernel) unsafe fn pack<S: Bf16Pairs>(x: &[f32], cols: usize, packed: &mut [f32]) {
-        // SAFETY: as the caller grants.
-        unsafe { pack_as::<S, RoundedPairs>(x, cols, packed) }
-    }
-
-    /// `out[b][r] = Σ x[b][k] · w[r][k]`.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`.
-    pub(in crate::kernel) unsafe fn matmul_packed<S: Bf16Pairs>(
-        w: &[u16],
-        packed: &[f32],
-        cols: usize,
-        out: &mut Columns<'_>,
-    ) {
-        // SAFETY: as the caller grants.
-        unsafe { packed_as::<S, Paired>(w, packed, cols, out) }
-    }
 }
 
 /// Bytes that [`KernelSet::dense_matmul_t`](super::KernelSet::dense_matmul_t) works with.

@@ -51,17 +51,6 @@ pub(in crate::kernel) trait Simd: Copy {
     fn prefetch<T>(_p: *const T) {}
 }
 
-/// A set that multiplies pairs of bf16.
-///
-/// # Safety
-/// As for [`Simd`].
-pub(in crate::kernel) trait Bf16Pairs: Simd {
-    /// `c[i] + a[2i] · b[2i] + a[2i+1] · b[2i+1]` for vectors of pairs.
-    unsafe fn dot_pairs(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The values of `low`, then those of `high`, rounded to nearest.
-    unsafe fn round_pairs(low: Self::V, high: Self::V) -> Self::V;
-}
-
 /// Any CPU: lanes that the compiler may put into vectors, or not.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Portable;

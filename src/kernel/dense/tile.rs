@@ -253,6 +253,19 @@ impl Shape {
     }
 }
 
+/// What there are tiles for. A tile behind a constant that is false is not compiled, as one
+/// behind a comparison is: that would be more than half of them.
+pub(super) trait Sizes: Simd {
+    const FOUR_LANES: bool = Self::LANES == 4;
+    const EIGHT_LANES: bool = Self::LANES == 8;
+    const SIXTEEN_LANES: bool = Self::LANES == 16;
+    /// Three vectors, or four, at most.
+    const THREE: bool = Self::VECTORS >= 3;
+    const FOUR: bool = Self::VECTORS >= 4;
+}
+
+impl<S: Simd> Sizes for S {}
+
 /// Runs the tile of `m` rows, which are what [`tile_rows`] gave.
 ///
 /// # Safety
@@ -303,18 +316,18 @@ where
         (1, 1, 2) => tiles!(1, 1, 2),
         (1, 2, 2) => tiles!(1, 2, 2),
         (2, 1, 1) => tiles!(2, 1, 1),
-        (3, 1, 1) if S::VECTORS >= 3 => tiles!(3, 1, 1),
-        (4, 1, 1) if S::VECTORS >= 4 => tiles!(4, 1, 1),
-        (1, 4, 1) if S::LANES == 4 => tiles!(1, 4, 1),
-        (2, 4, 1) if S::LANES == 4 => tiles!(2, 4, 1),
-        (3, 4, 1) if S::LANES == 4 && S::VECTORS >= 3 => tiles!(3, 4, 1),
-        (4, 4, 1) if S::LANES == 4 && S::VECTORS >= 4 => tiles!(4, 4, 1),
-        (1, 8, 1) if S::LANES == 8 => tiles!(1, 8, 1),
-        (2, 8, 1) if S::LANES == 8 => tiles!(2, 8, 1),
-        (1, 16, 1) if S::LANES == 16 => tiles!(1, 16, 1),
-        (2, 16, 1) if S::LANES == 16 => tiles!(2, 16, 1),
-        (3, 16, 1) if S::LANES == 16 => tiles!(3, 16, 1),
-        (4, 16, 1) if S::LANES == 16 => tiles!(4, 16, 1),
+        (3, 1, 1) if S::THREE => tiles!(3, 1, 1),
+        (4, 1, 1) if S::FOUR => tiles!(4, 1, 1),
+        (1, 4, 1) if S::FOUR_LANES => tiles!(1, 4, 1),
+        (2, 4, 1) if S::FOUR_LANES => tiles!(2, 4, 1),
+        (3, 4, 1) if S::FOUR_LANES && S::THREE => tiles!(3, 4, 1),
+        (4, 4, 1) if S::FOUR_LANES && S::FOUR => tiles!(4, 4, 1),
+        (1, 8, 1) if S::EIGHT_LANES => tiles!(1, 8, 1),
+        (2, 8, 1) if S::EIGHT_LANES => tiles!(2, 8, 1),
+        (1, 16, 1) if S::SIXTEEN_LANES => tiles!(1, 16, 1),
+        (2, 16, 1) if S::SIXTEEN_LANES => tiles!(2, 16, 1),
+        (3, 16, 1) if S::SIXTEEN_LANES => tiles!(3, 16, 1),
+        (4, 16, 1) if S::SIXTEEN_LANES => tiles!(4, 16, 1),
         _ => unreachable!("no panel is laid out as {shape:?}"),
     }
 }

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::elements::{Float, Terms};
 use super::simd::{Simd, Task};
-use super::tile::{Ahead, CHUNK, ROWS, Shape, Strip, Sums, run, tile_rows};
+use super::tile::{Ahead, CHUNK, ROWS, Shape, Sizes, Strip, Sums, run, tile_rows};
 
 /// Rows of a block, for which outputs are read and written once.
 const BLOCK_ROWS: usize = 96;
@@ -141,12 +141,12 @@ unsafe fn by_rows<S: Simd>(o: Operands) {
                 match (some, rows) {
                     (1, ROWS) => rows!(1, ROWS),
                     (2, ROWS) => rows!(2, ROWS),
-                    (3, ROWS) if S::VECTORS >= 3 => rows!(3, ROWS),
-                    (4, ROWS) if S::VECTORS >= 4 => rows!(4, ROWS),
+                    (3, ROWS) if S::THREE => rows!(3, ROWS),
+                    (4, ROWS) if S::FOUR => rows!(4, ROWS),
                     (1, _) => rows!(1, 1),
                     (2, _) => rows!(2, 1),
-                    (3, _) if S::VECTORS >= 3 => rows!(3, 1),
-                    (4, _) if S::VECTORS >= 4 => rows!(4, 1),
+                    (3, _) if S::THREE => rows!(3, 1),
+                    (4, _) if S::FOUR => rows!(4, 1),
                     _ => unreachable!("at most VECTORS rows at once"),
                 }
             }

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Bf16Pairs, Simd, Task};
+use super::pairs::Bf16Pairs;
+use super::simd::{Simd, Task};
 
 /// 256-bit vectors, with FMA and F16C.
 #[derive(Clone, Copy)]

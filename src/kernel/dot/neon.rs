@@ -1,8 +1,7 @@
 //! Lines of sixteen rows in four registers of NEON.
 //!
 //! The instructions for sums of products came after NEON itself, and their intrinsics are
-//! not stable in Rust, nor are those for f16 in the oldest Rust that this crate builds
-//! with: each stands here as one line of assembly.
+//! not stable in Rust: each stands here as one line of assembly.
 //!
 //! * Dot products take four columns at a time. Activations are loaded for four steps or
 //!   rows at once and picked by the instruction itself: a load that copies a number to
@@ -14,6 +13,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{AHEAD, Codes, Lines, TILE_ROWS, Task, open_line};
+use crate::kernel::neon::{prefetch_first, widen_f16};
 
 /// Dot products (Armv8.4, and many cores of Armv8.2), with `I8MM` those of unsigned by
 /// signed numbers besides (Armv8.6). Without, codes of 8 bits go as signed ones.
@@ -80,21 +80,6 @@ macro_rules! with_lane {
             _ => four!(3),
         }
     }};
-}
-
-/// The values of f16 numbers.
-#[inline]
-#[target_feature(enable = "neon")]
-fn from_f16(bits: uint16x8_t) -> [float32x4_t; 2] {
-    let (low, high): (float32x4_t, float32x4_t);
-    // SAFETY: registers only; NEON has the conversion since Armv8.0.
-    unsafe {
-        asm!("fcvtl {:v}.4s, {:v}.4h", lateout(vreg) low, in(vreg) bits,
-            options(pure, nomem, nostack, preserves_flags));
-        asm!("fcvtl2 {:v}.4s, {:v}.8h", lateout(vreg) high, in(vreg) bits,
-            options(pure, nomem, nostack, preserves_flags));
-    }
-    [low, high]
 }
 
 /// A line, or two of them zipped: in each register eight columns of two rows.
@@ -290,9 +275,11 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     unsafe fn load_f16(at: *const u8) -> Self::Floats {
         // SAFETY: 32 bytes.
         unsafe {
-            let [a, b] = from_f16(vreinterpretq_u16_u8(vld1q_u8(at)));
-            let [c, d] = from_f16(vreinterpretq_u16_u8(vld1q_u8(at.add(16))));
-            [a, b, c, d]
+            let mut out = [vdupq_n_f32(0.0); 4];
+            for i in 0..4 {
+                out[i] = widen_f16(vreinterpret_u16_u8(vld1_u8(at.add(8 * i))));
+            }
+            out
         }
     }
 
@@ -350,11 +337,7 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
-        // SAFETY: a prefetch of any address is allowed, and changes nothing. Its intrinsic
-        // is not stable.
-        unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags))
-        }
+        prefetch_first(at);
     }
 
     #[inline(always)]

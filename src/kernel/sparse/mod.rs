@@ -20,6 +20,8 @@
 //! The sum of an output is formed in an order that depends on its row, the number of lanes
 //! and the block, not on the rows beside it.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -114,16 +116,26 @@ fn word(mask: &[u8], at: usize) -> u64 {
 /// Asks for the cache lines of `data[from..from + n]`, which may end past the data.
 #[inline(always)]
 fn prefetch<T>(data: &[T], from: usize, n: usize) {
-    #[cfg(target_arch = "x86_64")]
     for line in 0..(n * size_of::<T>()).div_ceil(64) {
+        let at = data.as_ptr().wrapping_add(from).cast::<u8>();
+        prefetch_line(at.wrapping_add(line * 64));
+    }
+}
+
+/// Asks for the cache line at an address, which may be any.
+#[inline(always)]
+fn prefetch_line(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let at = data.as_ptr().wrapping_add(from).cast::<i8>();
         // SAFETY: SSE, which every x86-64 has; a prefetch reads no memory that the program
         // could notice, and may be given any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * 64)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (data, from, n);
+    #[cfg(target_arch = "aarch64")]
+    super::neon::prefetch_first(at);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
 }
 
 /// What the loops below need of an instruction set.
@@ -776,6 +788,12 @@ macro_rules! variants {
             pub(crate) fn avx512($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: these are the features of the set.
                 unsafe { $body::<x86::Avx512>($($arg),*) }
+            }
+
+            #[cfg(target_arch = "aarch64")]
+            pub(crate) fn neon($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: every CPU of the target has NEON.
+                unsafe { $body::<neon::Neon>($($arg),*) }
             }
         }
     )*};

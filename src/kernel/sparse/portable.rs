@@ -7,7 +7,7 @@ use super::{INDEX_COLS, Set, add_lines, add_row, word};
 pub(crate) struct Portable;
 
 /// The places of the set bits of each byte, a byte each, the first one lowest.
-static PLACES: [u64; 256] = {
+pub(super) static PLACES: [u64; 256] = {
     let mut table = [0u64; 256];
     let mut byte = 0;
     while byte < 256 {
