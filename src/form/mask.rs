@@ -706,7 +706,7 @@ impl Mask {
                 let few = four as f64 * 6.1 + two as f64 * 4.2 + (batch % 2) as f64 * 3.4;
                 eight as f64 * 11.3 + few
             }
-            false => batch as f64 * 7.0,
+            false => batch as f64 * 6.6,
         };
         // … as lists made of the mask, and by panels: for each value, and for making lists
         // and loading and storing sums in each block.
