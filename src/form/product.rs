@@ -116,6 +116,11 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// Whether activations may be rounded, for plans.
+    pub fn may_round(&self) -> bool {
+        self.fast
+    }
+
     /// Whether activations may be rounded. Who asks does so if the answer is yes.
     pub fn round_activations(&self) -> bool {
         if self.fast {

@@ -25,8 +25,8 @@ use serde_json::{Map, Value};
 
 use super::modes::{normalised, part_spec};
 use super::{
-    EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels,
-    window_rows,
+    ADDED_MACS, EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode,
+    kernels, window_rows,
 };
 use crate::calibration::Moments;
 use crate::dtype::DType;
@@ -605,6 +605,11 @@ impl Form for Svd {
         let (rows, cols) = (self.meta.rows as u64, self.meta.cols as u64);
         let factors = (self.rank as u64).saturating_mul(rows + cols);
         factors.min(rows * cols)
+    }
+
+    fn decode_macs(&self) -> u64 {
+        let numbers = (self.meta.len() as u64).saturating_mul(self.rank as u64);
+        numbers.saturating_mul(ADDED_MACS)
     }
 }
 

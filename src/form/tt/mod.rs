@@ -36,7 +36,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::svd::{FACTORS, check_factor, one_of, scale};
-use super::{Form, FormDef, Meta, Part, Product, Scratch, Stored, kernels};
+use super::{ADDED_MACS, Form, FormDef, Meta, Part, Product, Scratch, Stored, kernels};
 use crate::bytes::element_count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pack::Buffer;
@@ -463,6 +463,11 @@ impl Form for Tt {
     fn matmul_macs(&self) -> u64 {
         let dense = self.meta.rows as u64 * self.meta.cols as u64;
         self.chain.macs().min(dense)
+    }
+
+    fn decode_macs(&self) -> u64 {
+        let macs = u64::try_from(self.chain.decode_macs()).unwrap_or(u64::MAX);
+        macs.saturating_mul(ADDED_MACS)
     }
 }
 

@@ -15,7 +15,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::super::{Product, Scratch, run_workers};
+use super::super::{Form, Product, Scratch, run_workers};
 use super::axes::{Axes, Axis};
 use super::chain::Chain;
 use super::{Tt, resize, scale};
@@ -159,7 +159,7 @@ impl Tt {
             .opened()
             .saturating_add(self.between().saturating_mul(2));
         held <= product.scratch_bytes
-            && batch * chain <= self.chain.decode_macs().saturating_add(batch * dense)
+            && batch * chain <= u128::from(self.decode_macs()).saturating_add(batch * dense)
     }
 
     /// Decodes the cores of all stages to `floats`, as the stages take them.
