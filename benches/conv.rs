@@ -1,7 +1,8 @@
 //! Convolutions beside the product of the same size, and what they hold.
 //!
 //! `cargo bench --bench conv -- [PART…]`: `layers` (3×3, 1×1, strided, first layer),
-//! `depthwise`, `long` (kernels of one dimension), `gradient`, `few` (few positions).
+//! `depthwise`, `long` and `taps` (kernels of one dimension), `gradient`, `few` (few
+//! positions), `forms`. `--threads N` for other than one and two.
 
 mod common;
 #[path = "../tests/common/heap.rs"]
@@ -10,7 +11,7 @@ mod heap;
 
 use std::time::Instant;
 
-use common::gaussian;
+use common::{gaussian, thread_seconds};
 use cortex::form::{self, EncodeContext};
 use cortex::{ConvMethod, ConvOptions, Dense, MatmulOptions, Precision, Tensor};
 
@@ -24,17 +25,22 @@ fn encode(shape: &[usize], spec: &str) -> Tensor {
     form::encode(&dense.view(), &spec, &EncodeContext::default()).expect("encodes")
 }
 
-/// The least seconds of one call of each, taken in turns.
-fn least(seconds: f64, work: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
+/// The least seconds of one call of each, taken in turns: of the thread, if it is the only one.
+fn least(seconds: f64, threads: usize, work: &mut [Box<dyn FnMut() + '_>]) -> Vec<f64> {
+    let origin = Instant::now();
+    let now = || match threads {
+        1 => thread_seconds(),
+        _ => origin.elapsed().as_secs_f64(),
+    };
     let mut best = vec![f64::INFINITY; work.len()];
     work.iter_mut().for_each(|w| w());
     let start = Instant::now();
     let mut rounds = 0;
     while rounds < 5 || start.elapsed().as_secs_f64() < seconds {
         for (best, work) in best.iter_mut().zip(work.iter_mut()) {
-            let start = Instant::now();
+            let start = now();
             work();
-            *best = best.min(start.elapsed().as_secs_f64());
+            *best = best.min(now() - start);
         }
         rounds += 1;
     }
@@ -100,9 +106,9 @@ const FORMS: &[&str] = &[
     "int8 | zstd(1)",
 ];
 
-/// One line a spec: GFLOP/s (two for each product by definition) of each method, and of
-/// the matmul of the same size.
-fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
+/// One line a spec: milliseconds of each method, of `Auto` beside the best of them, and of the
+/// matmul of the same size. Gives the largest ratio of `Auto` to the best.
+fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) -> f64 {
     let Layer {
         name,
         w,
@@ -114,17 +120,17 @@ fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
         if gradient { ", gradient" } else { "" },
         if threads == 1 { "" } else { "s" }
     );
-    println!("GFLOP/s; bytes held beside input and output in the last column (Auto, MiB)\n");
+    println!("Milliseconds; in the last column bytes held beside input and output (Auto, MiB)\n");
     println!(
-        "| spec | auto | direct | fourier | patches | patches, fast | matmul | matmul, fast | held |"
+        "| spec | direct | fourier | patches | auto | ÷ best | patches, fast | auto, fast | ÷ best | matmul | matmul, fast | held |"
     );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    let mut worst = 1.0f64;
     for spec in specs {
         let tensor = encode(w, spec);
         let y_shape = tensor.conv_output_shape(x, options).expect("fits");
         let (n_x, n_y) = (x.iter().product(), y_shape.iter().product());
         let positions = n_y / w[0];
-        let flops = 2.0 * (n_y * tensor.cols()) as f64;
         let data = gaussian(if gradient { n_y } else { n_x }, 2);
         let one = |method, precision| ConvOptions {
             method,
@@ -145,11 +151,12 @@ fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
         let (held, _) = heap::peak_of(|| run(&o, &mut out));
         let mut cells: Vec<Option<Box<dyn FnMut()>>> = Vec::new();
         let methods = [
-            Some((ConvMethod::Auto, Precision::Exact)),
             Some((ConvMethod::Direct, Precision::Exact)),
             (w.len() == 3).then_some((ConvMethod::Fourier, Precision::Exact)),
             (options.groups == 1).then_some((ConvMethod::Patches, Precision::Exact)),
+            Some((ConvMethod::Auto, Precision::Exact)),
             (options.groups == 1 && !gradient).then_some((ConvMethod::Patches, Precision::Fast)),
+            (!gradient).then_some((ConvMethod::Auto, Precision::Fast)),
         ];
         for method in methods {
             cells.push(method.map(|(method, precision)| {
@@ -183,16 +190,34 @@ fn table(layer: &Layer, specs: &[&str], threads: usize, gradient: bool) {
         }
         let given: Vec<bool> = cells.iter().map(Option::is_some).collect();
         let mut work: Vec<_> = cells.into_iter().flatten().collect();
-        let mut times = least(0.5, &mut work).into_iter();
+        let mut times = least(0.5, threads, &mut work).into_iter();
+        let times: Vec<Option<f64>> = given
+            .into_iter()
+            .map(|given| given.then(|| times.next()).flatten())
+            .collect();
+        let best = |of: &[usize]| {
+            let times = of.iter().filter_map(|i| times[*i]);
+            times.fold(f64::INFINITY, f64::min)
+        };
+        let [exact, fast] = [&[0, 1, 2][..], &[0, 1, 4]].map(best);
+        let ratios = [(3, exact), (5, fast)].map(|(i, best)| times[i].map(|t| t / best));
         print!("| `{spec}` |");
-        for given in given {
-            match given.then(|| times.next()).flatten() {
-                Some(t) => print!(" {:.1} |", flops / t / 1e9),
+        for (i, time) in times.iter().enumerate() {
+            match time {
+                Some(t) => print!(" {:.3} |", t * 1e3),
                 None => print!(" |"),
+            }
+            if let Some(place) = [3, 5].iter().position(|p| *p == i) {
+                match ratios[place] {
+                    Some(r) => print!(" {r:.2} |"),
+                    None => print!(" |"),
+                }
             }
         }
         println!(" {:.2} |", held as f64 / (1 << 20) as f64);
+        worst = ratios.into_iter().flatten().fold(worst, f64::max);
     }
+    worst
 }
 
 fn main() {
@@ -207,6 +232,10 @@ fn main() {
     }
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     println!("# Convolution, kernels: {}", kernel_name());
+    let mut worst = 1.0f64;
+    let mut table = |layer: &Layer, specs: &[&str], threads: usize, gradient: bool| {
+        worst = worst.max(table(layer, specs, threads, gradient));
+    };
     for threads in threads {
         if wanted("layers") {
             for layer in [
@@ -351,6 +380,7 @@ fn main() {
             }
         }
     }
+    println!("\nAuto ÷ best method, at most: {worst:.2}");
 }
 
 fn kernel_name() -> &'static str {

@@ -361,15 +361,18 @@ fn check(case: &Case, spec: &str, seed: u64) {
                 0 => (cols, &x),
                 _ => (n / case.w[1] / case.options.groups, &g),
             };
+            // A form's own product rounds elsewhere (factors one after another, scales
+            // after sums, transforms), of which the suite of products allows 1e-5 of the
+            // norms. A patch's is at most that of as many of the largest values.
+            let forms = 1e-5 * largest(input) * (terms as f64).sqrt() * norm(&w);
             let own = match method {
-                // A form's own product rounds elsewhere (factors one after another, scales
-                // after sums, transforms), of which the suite of products allows 1e-5 of the
-                // norms. A patch's is at most that of as many of the largest values.
-                ConvMethod::Patches | ConvMethod::Auto => {
-                    1e-5 * largest(input) * (terms as f64).sqrt() * norm(&w)
-                }
+                ConvMethod::Patches => forms,
                 ConvMethod::Direct => 0.0,
                 ConvMethod::Fourier => case.fourier_bound(&w, input, direction),
+                ConvMethod::Auto if case.w.len() == 3 => {
+                    forms.max(case.fourier_bound(&w, input, direction))
+                }
+                ConvMethod::Auto => forms,
             };
             for (i, (f, (e, magnitude))) in found.iter().zip(expected).enumerate() {
                 let bound = bound(terms, *magnitude) + own;
@@ -666,6 +669,101 @@ fn rounded_activations_are_told_and_near() {
                 };
                 assert!(relative < most, "{spec}: {relative}");
             }
+        }
+    }
+}
+
+/// Convolutions that one way computes in clearly less time than the others, and which: forward,
+/// back, and forward with rounded activations.
+fn clear_cases() -> Vec<(Case, &'static str, [Option<ConvMethod>; 3])> {
+    let [direct, fourier, patches] =
+        [ConvMethod::Direct, ConvMethod::Fourier, ConvMethod::Patches].map(|m| [Some(m); 3]);
+    let rounded = [None, None, Some(ConvMethod::Patches)];
+    let same = || with([1; 2], [[1; 2]; 2], [1; 2], 1);
+    let line = |pad: usize, groups| with([1; 2], [[0; 2], [pad; 2]], [1; 2], groups);
+    // An odd number of positions, which patches sum up in another order.
+    let wide = Case::new(&[64, 64, 3, 3], &[1, 64, 27, 27], same());
+    let small = Case::new(&[256, 256, 3, 3], &[1, 256, 4, 4], same());
+    let thin = Case::new(&[128, 64, 3, 3], &[1, 64, 14, 14], same());
+    vec![
+        (wide.clone(), "dense", direct),
+        (wide, "mask(keep=60%)", direct),
+        (small.clone(), "int8", rounded),
+        (small.clone(), "int4(group=64)", rounded),
+        (small, "mask(keep=10%)", patches),
+        (thin, "svd(rank=4)", patches),
+        (
+            Case::new(&[16, 16, 129], &[2, 16, 2048], line(64, 1)),
+            "dense",
+            fourier,
+        ),
+        (
+            Case::new(&[32, 1, 1025], &[1, 32, 8192], line(512, 32)),
+            "int8",
+            fourier,
+        ),
+        (
+            Case::new(&[32, 1, 5], &[2, 32, 3000], line(2, 32)),
+            "dense",
+            direct,
+        ),
+    ]
+}
+
+/// Whatever is taken, it is what the definition says.
+#[test]
+fn the_way_that_is_taken_holds_the_bounds() {
+    let _alone = alone();
+    for (i, (case, spec, _)) in clear_cases().iter().enumerate() {
+        check(case, spec, 60 + i as u64);
+    }
+}
+
+#[test]
+fn the_clearly_fastest_way_is_taken_by_any_number_of_threads() {
+    let _alone = alone();
+    let pools = [1, 2].map(|n| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+        pool.unwrap()
+    });
+    for (case, spec, expected) in clear_cases() {
+        let cols: usize = case.w[1..].iter().product();
+        let tensor = encode(&weights(Kind::Gaussian, case.w[0], cols, 7), &case.w, spec);
+        let x = values(case.x.iter().product(), 1);
+        let g = values(case.y_shape().iter().product(), 2);
+        // Forward, back, and forward with rounded activations.
+        let run = |which: usize, method: ConvMethod, threads: usize| {
+            let mut o = case.options.clone();
+            (o.method, o.matmul.threads) = (method, threads);
+            if which == 2 {
+                o.matmul.precision = Precision::Fast;
+            }
+            let mut out = vec![0.0; if which == 1 { x.len() } else { g.len() }];
+            let done = match which {
+                1 => tensor.conv_t(&g, &case.x, &mut out, &o),
+                _ => tensor.conv(&x, &case.x, &mut out, &o),
+            };
+            (bits(&out), done.unwrap().precision)
+        };
+        for (which, expected) in expected.into_iter().enumerate() {
+            let Some(expected) = expected else {
+                continue;
+            };
+            let what = format!("{spec} {:?} {:?} {which}", case.w, case.x);
+            let other = match expected {
+                ConvMethod::Direct if case.takes(ConvMethod::Patches) => ConvMethod::Patches,
+                ConvMethod::Direct => ConvMethod::Fourier,
+                _ => ConvMethod::Direct,
+            };
+            let by_name = run(which, expected, 1);
+            assert!(run(which, other, 1).0 != by_name.0, "{what}: alike");
+            for (pool, threads) in pools.iter().zip([1, 2]) {
+                let found = pool.install(|| run(which, ConvMethod::Auto, threads));
+                assert!(found == by_name, "{what}: {expected:?} was not taken");
+            }
+            let rounds = which == 2 && expected == ConvMethod::Patches && spec.starts_with("int");
+            let precision = [Precision::Exact, Precision::Fast][usize::from(rounds)];
+            assert_eq!(by_name.1, precision, "{what}");
         }
     }
 }

@@ -982,6 +982,67 @@ fn transposed_products_add_row_by_row() {
     }
 }
 
+#[test]
+fn small_products_are_sums_in_order_however_they_are_cut() {
+    let mut rng = Rng::new(12);
+    let inners = (1..=33).chain([64, 127, 128, 129, 300]);
+    let mut shapes: Vec<_> = inners
+        .enumerate()
+        .flat_map(|(i, inner)| {
+            (0..8).map(move |j| (1 + (i + 5 * j) % 27, inner, 1 + (3 * i + 11 * j) % 83))
+        })
+        .collect();
+    // Blocks of words of every set: 128, 512 and 1024.
+    shapes.extend([(7, 1100, 9), (13, 513, 17), (5, 257, 130), (64, 1024, 64)]);
+    for (rows, inner, cols) in shapes {
+        let a = gaussians(&mut rng, rows * inner);
+        let b = gaussians(&mut rng, inner * cols);
+        for set in sets() {
+            let what = format!("{} [{rows}, {inner}] · [{inner}, {cols}]", set.isa().name());
+            let mut whole = vec![f32::NAN; rows * cols];
+            set.dense_product(&a, inner, &b, cols, &mut whole);
+            for (at, found) in whole.iter().enumerate() {
+                let (r, c) = (at / cols, at % cols);
+                let (mut sum, mut size) = (0.0, 0.0);
+                for k in 0..inner {
+                    let product = f64::from(a[r * inner + k]) * f64::from(b[k * cols + c]);
+                    sum += product;
+                    size += product.abs();
+                }
+                assert!(
+                    (f64::from(*found) - sum).abs() <= gamma(roundings(inner)) * size,
+                    "{what}: {found} for {sum}"
+                );
+            }
+            // Rows, and columns, by themselves.
+            let r = rows / 2;
+            let mut some = vec![f32::NAN; (rows - r) * cols];
+            set.dense_product(&a[r * inner..], inner, &b, cols, &mut some);
+            assert!(
+                bits_of(&some) == bits_of(&whole[r * cols..]),
+                "{what} by rows"
+            );
+            let (c, n) = (cols / 3, cols.div_ceil(2));
+            let part = |all: &[f32]| -> Vec<f32> {
+                all.chunks(cols)
+                    .flat_map(|row| row[c..c + n].to_vec())
+                    .collect()
+            };
+            let mut some = vec![f32::NAN; rows * n];
+            set.dense_product(&a, inner, &part(&b), n, &mut some);
+            assert!(
+                bits_of(&some) == bits_of(&part(&whole)),
+                "{what} by columns"
+            );
+        }
+    }
+    for set in sets() {
+        let mut out = [f32::NAN; 6];
+        set.dense_product(&[], 0, &[], 3, &mut out);
+        assert_eq!(out, [0.0; 6]);
+    }
+}
+
 /// Random sparse rows in both ways, with nothing behind what they hold.
 struct SparseCase {
     rows: usize,

@@ -16,3 +16,19 @@ pub fn gaussian(n: usize, seed: u64) -> Vec<f32> {
         })
         .collect()
 }
+
+/// Seconds that this thread has run, on a machine that tells; elsewhere those that passed.
+#[allow(dead_code)]
+pub fn thread_seconds() -> f64 {
+    #[cfg(unix)]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    }
+    #[cfg(not(unix))]
+    {
+        static START: std::sync::LazyLock<std::time::Instant> =
+            std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed().as_secs_f64()
+    }
+}

@@ -55,15 +55,15 @@ const TASK_MACS: usize = 1 << 18;
 
 /// The outputs of one axis that are reached by the same taps: `first`, `first + every`, ….
 #[derive(Debug)]
-struct AxisPhase {
+pub(super) struct AxisPhase {
     first: usize,
     every: usize,
-    outputs: usize,
-    taps: Vec<usize>,
-    sight: Sight,
+    pub(super) outputs: usize,
+    pub(super) taps: Vec<usize>,
+    pub(super) sight: Sight,
 }
 
-fn axis_phases(axis: &Axis, direction: Direction) -> Vec<AxisPhase> {
+pub(super) fn axis_phases(axis: &Axis, direction: Direction) -> Vec<AxisPhase> {
     if direction == Direction::Forward {
         return vec![AxisPhase {
             first: 0,
@@ -181,6 +181,14 @@ pub(super) struct Task<'a> {
     /// The first position.
     pub(super) at: usize,
     pub(super) panel: Columns<'a>,
+}
+
+/// Whether the form has few weights that are not 0, or other ways to multiply: what it counts
+/// of products is little.
+pub(super) fn counts_few(form: &dyn Form) -> bool {
+    let meta = form.meta();
+    let all = (meta.rows as u64).saturating_mul(meta.cols as u64);
+    form.matmul_macs() < all / FEW && u32::try_from(meta.cols).is_ok()
 }
 
 /// Writes `y`: the convolution of `x`, or the gradient of x from that of y. Neither is
@@ -336,10 +344,7 @@ impl Direct<'_> {
         let cost = |rows: usize| form.scratch_for(rows);
         let least = form.least_rows().clamp(1, all);
         let mut unit = form.row_unit().clamp(least, all);
-        // Forms that count few products have few weights, or other ways to multiply.
-        let sparse = self.direction == Direction::Forward
-            && form.matmul_macs() < (all as u64).saturating_mul(cols as u64) / FEW
-            && u32::try_from(cols).is_ok();
+        let sparse = self.direction == Direction::Forward && counts_few(form);
         let row = cols * 4 + if sparse { cols * 4 / FEW as usize } else { 0 };
         while unit > least && (unit * row > share || cost(unit) > share / 2) {
             unit = (unit / 2).max(least);

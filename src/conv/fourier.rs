@@ -33,11 +33,14 @@ const PAIRS: usize = 4;
 /// Samples of a transform at most.
 const MAX_SAMPLES: usize = 1 << 20;
 
-/// Nanoseconds on one core of 2024 of a thousand steps n · log₂ n of a transform, of a
-/// thousand samples brought in and out of one, and of a thousand complex products.
-const STEP: f64 = 120.0;
-const SAMPLE: f64 = 1000.0;
-const PRODUCT: f64 = 100.0;
+/// Nanoseconds on one core with AVX2 (Zen 3) of a thousand steps n · log₂ n of a transform, of
+/// a thousand samples brought in and out of one, of a thousand complex products, and of a
+/// thousand numbers of kernels' spectra, which do not stay in cache. From the times of
+/// `benches/conv.rs`: one channel a group has transforms alone, few taps mostly products.
+const STEP: f64 = 150.0;
+const SAMPLE: f64 = 1800.0;
+const PRODUCT: f64 = 250.0;
+const SPECTRUM: f64 = 3000.0;
 
 /// A convolution by transforms, seen from its outputs.
 pub(super) struct Fourier<'a> {
@@ -111,7 +114,7 @@ impl<'a> Fourier<'a> {
             let all_x = (group_x * shape.groups) as f64;
             let cost = 1e3
                 * (one * (kernels / 2.0 + pairs * (all_x * passes + all_y))
-                    + pairs * kernels * samples as f64 * PRODUCT / 1e6);
+                    + kernels * samples as f64 * (pairs * PRODUCT + SPECTRUM) / 1e6);
             if best.as_ref().is_none_or(|b| cost < b.cost) {
                 best = Some(Self {
                     shape,

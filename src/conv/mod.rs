@@ -8,9 +8,10 @@
 //!
 //! over c, u, v, where g is the group of o and x is 0 in the padding.
 //!
-//! There are two ways to compute it; see [`ConvMethod`]. In both, the patches of all positions
-//! together (im2col) never exist.
+//! There are three ways to compute it; see [`ConvMethod`]. In none of them do the patches of
+//! all positions together (im2col) exist.
 
+mod choice;
 mod direct;
 mod fourier;
 mod lines;
@@ -24,13 +25,16 @@ use fourier::Fourier;
 use shape::Shape;
 
 use crate::error::{Error, Result};
-use crate::form::{Precision, Scratch, Tensor, run_workers};
+use crate::form::{Precision, Product, Scratch, Tensor, run_workers};
 use crate::matmul::{Computed, MatmulOptions};
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConvMethod {
-    /// Whichever is expected to be fastest.
+    /// Whichever is expected to be fastest, from what each would decode, move and multiply: by
+    /// patches only if the product is then worth the gathering, which it often is where
+    /// activations may be rounded or positions are few, and for forms that multiply by fewer
+    /// products than their decoded weights.
     #[default]
     Auto,
     /// Patches of a block of positions are gathered and multiplied by the form
@@ -122,12 +126,11 @@ impl Tensor {
         }
         let rounded = AtomicBool::new(false);
         let mut product = options.matmul.product();
-        let rounds = options.matmul.precision.rounds(self.error().relative);
-        if rounds {
+        if options.matmul.precision.rounds(self.error().relative) {
             product = product.fast(&rounded);
         }
         let form = self.form();
-        let done = match self.conv_method(&shape, Direction::Forward, options, rounds)? {
+        let done = match self.conv_method(&shape, Direction::Forward, options, &product)? {
             Method::Patches => patches::forward(form, &product, &shape, x, y),
             Method::Direct => direct::run(form, &product, &shape, Direction::Forward, x, y),
             Method::Fourier(way) => way.run(form, &product, x, y),
@@ -164,7 +167,7 @@ impl Tensor {
         }
         let product = options.matmul.product();
         let (form, to) = (self.form(), x_gradient);
-        let done = match self.conv_method(&shape, Direction::Backward, options, false)? {
+        let done = match self.conv_method(&shape, Direction::Backward, options, &product)? {
             Method::Patches => patches::backward(form, &product, &shape, g, to),
             Method::Direct => direct::run(form, &product, &shape, Direction::Backward, g, to),
             Method::Fourier(way) => way.run(form, &product, g, to),
@@ -179,10 +182,10 @@ impl Tensor {
         shape: &'a Shape,
         direction: Direction,
         options: &ConvOptions,
-        _rounds: bool,
+        product: &Product<'_>,
     ) -> Result<Method<'a>> {
         let form = self.form();
-        let fourier = || Fourier::new(form, shape, direction, options.matmul.scratch_bytes);
+        let fourier = || Fourier::new(form, shape, direction, product.scratch_bytes);
         let refuse = |why: String| Err(self.blame(Error::invalid(why)));
         match options.method {
             ConvMethod::Patches if shape.groups > 1 => refuse(format!(
@@ -195,10 +198,10 @@ impl Tensor {
                 Some(way) => Ok(Method::Fourier(way)),
                 None => refuse(format!(
                     "transforms are of kernels of one dimension whose spectra fit {} bytes",
-                    options.matmul.scratch_bytes
+                    product.scratch_bytes
                 )),
             },
-            ConvMethod::Auto => Ok(Method::Direct),
+            ConvMethod::Auto => Ok(choice::fastest(form, shape, direction, product)),
         }
     }
 }

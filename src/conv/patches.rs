@@ -76,6 +76,13 @@ fn sight(axis: &Axis) -> Sight {
     }
 }
 
+/// Positions whose patches are multiplied together, about.
+pub(super) fn most_positions(scratch_bytes: usize, shape: &Shape) -> usize {
+    // Twice the patches: the form may pack them anew.
+    let bytes = (2 * shape.channels * shape.taps() + shape.out_channels) * 4;
+    ((scratch_bytes / 2).min(PANEL_BYTES) / bytes).max(1)
+}
+
 impl<'a> Patches<'a> {
     fn new(product: &'a Product<'a>, shape: &'a Shape) -> Self {
         let sights = [sight(&shape.height), sight(&shape.width)];
@@ -111,11 +118,9 @@ impl<'a> Patches<'a> {
     /// position. They depend on the limit and the shape alone: a form may multiply blocks
     /// of other sizes otherwise.
     fn blocks(&self) -> impl Iterator<Item = Block> {
-        // Twice the patches: the form may pack them anew.
-        let bytes = (2 * self.cols() + self.shape.out_channels) * 4;
-        let most = (self.product.scratch_bytes / 2).min(PANEL_BYTES) / bytes;
+        let most = most_positions(self.product.scratch_bytes, self.shape);
         let all = [self.shape.height.output, self.shape.width.output];
-        let tile = cut(all, most.max(1));
+        let tile = cut(all, most);
         let images = (most / self.shape.output_plane()).max(1);
         let parts =
             |all: usize, step: usize| (0..all).step_by(step).map(move |i| i..all.min(i + step));

@@ -32,7 +32,9 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::modes::{self, NAMES, Random};
-use super::{EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels};
+use super::{
+    ADDED_MACS, EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels,
+};
 use crate::bytes::{AlignedBytes, checked_mul};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -781,13 +783,10 @@ impl Cp {
         self.meta.rows as u64 * self.meta.cols as u64
     }
 
-    /// Whether decoding the rows costs less than the chain for this batch: additions of
-    /// scaled rows, which decode, are about three times as slow as a dense product.
+    /// Whether decoding the rows costs less than the chain for this batch.
     fn rather_dense(&self, batch: usize) -> bool {
         let batch = batch as u64;
-        let decode = self
-            .dense_macs()
-            .saturating_mul((self.rank as u64).saturating_mul(3));
+        let decode = self.decode_macs();
         let dense = self.dense_macs().saturating_mul(batch);
         self.chain_macs().saturating_mul(batch) >= dense.saturating_add(decode)
     }
@@ -1083,6 +1082,11 @@ impl Form for Cp {
 
     fn matmul_macs(&self) -> u64 {
         self.chain_macs().min(self.dense_macs())
+    }
+
+    fn decode_macs(&self) -> u64 {
+        let rank = (self.rank as u64).saturating_mul(ADDED_MACS);
+        self.dense_macs().saturating_mul(rank)
     }
 }
 

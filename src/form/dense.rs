@@ -16,6 +16,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::product::Added;
 use super::{EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, kernels};
 use crate::bytes::AlignedBytes;
 use crate::dtype::DType;
@@ -302,7 +303,13 @@ impl Form for Dense {
         {
             y.fill(0.0);
             let macs = self.matmul_macs().saturating_mul(batch as u64);
-            return product.add_rows(w, self.meta.cols, g, self.meta.rows, macs, y);
+            let added = Added {
+                w,
+                cols: self.meta.cols,
+                g,
+                g_stride: self.meta.rows,
+            };
+            return product.add_rows(&added, macs, y);
         }
         product.by_rows_t(self, g, batch, y)
     }

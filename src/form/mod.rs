@@ -202,7 +202,20 @@ pub trait Form: Send + Sync + std::fmt::Debug {
     fn matmul_macs(&self) -> u64 {
         self.meta().rows as u64 * self.meta().cols as u64
     }
+
+    /// How many multiplications of a dense product take as long as decoding all rows, for
+    /// plans; opening packs comes on top.
+    fn decode_macs(&self) -> u64 {
+        (self.meta().len() as u64).saturating_mul(DECODE_MACS)
+    }
 }
+
+/// What decoding a number takes where it is opened and scaled, or copied: about half a
+/// nanosecond.
+const DECODE_MACS: u64 = 20;
+
+/// How much slower additions of scaled rows, which decode factors, are than a dense product.
+const ADDED_MACS: u64 = 3;
 
 /// Decodes rows to f32 and rounds them to the tensor's dtype.
 fn decode_by_f32<F: Form + ?Sized>(

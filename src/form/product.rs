@@ -24,7 +24,7 @@ use super::{Form, Scratch};
 use crate::error::{Error, Result};
 use crate::kernel::KernelSet;
 use crate::kernel::columns::Columns;
-use crate::kernel::dense::TRANSPOSED_BYTES;
+use crate::kernel::dense::{TRANSPOSED_BY_ROWS, TRANSPOSED_BYTES, TRANSPOSED_ROWS};
 
 /// How activations enter a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,10 @@ const SMALL_MACS: u64 = 1 << 19;
 /// Decoded values that a window holds at most: half of a second-level cache.
 const CACHED_BYTES: usize = 512 << 10;
 
+/// Decoded values of a round of a transposed product, of which there are two, at least: they
+/// stay in the last cache.
+const ROUND_BYTES: usize = 2 << 20;
+
 impl<'a> Product<'a> {
     /// A product with exact activations.
     pub fn exact(kernels: &'a KernelSet, threads: usize, scratch_bytes: usize) -> Self {
@@ -110,6 +114,11 @@ impl<'a> Product<'a> {
             rounded,
             ..self
         }
+    }
+
+    /// Whether activations may be rounded, for plans.
+    pub fn may_round(&self) -> bool {
+        self.fast
     }
 
     /// Whether activations may be rounded. Who asks does so if the answer is yes.
@@ -218,7 +227,8 @@ impl<'a> Product<'a> {
         })
     }
 
-    /// `g · W` by windows of rows, decoded in parallel and added in order.
+    /// `g · W` by rounds of rows. While those of one round are added, in order, to panels of
+    /// columns, those of the next are decoded.
     pub fn by_rows_t<F: Form + ?Sized>(
         &self,
         form: &F,
@@ -229,70 +239,136 @@ impl<'a> Product<'a> {
         y.fill(0.0);
         let (rows, cols) = (form.meta().rows, form.meta().cols);
         let (unit, least) = (form.row_unit(), form.least_rows());
-        let cost = |rows: usize| form.scratch_for(rows) + rows * cols * 4;
-        let workers = self.workers((rows as u64 * cols as u64).saturating_mul(batch as u64));
         let limit = match self.scratch_bytes / 2 {
-            half if half >= TRANSPOSED_BYTES && batch > 16 => half,
+            half if half >= TRANSPOSED_BYTES && batch > TRANSPOSED_BY_ROWS => half,
             _ => self.scratch_bytes,
         };
+        let workers = self.workers((rows as u64 * cols as u64).saturating_mul(batch as u64));
+        let workers = self.adders(workers);
+        let buffers = if workers == 1 { 1 } else { 2 };
+        let cost = |rows: usize| form.scratch_for(rows) + buffers * rows * cols * 4;
         let (workers, step) = plan_windows(rows, unit, least, workers, limit, &cost);
-        // A round: each worker decodes one window, then all add the round's rows, in
-        // order, to the output, split by columns.
+        let most = match batch > TRANSPOSED_BY_ROWS {
+            true => (ROUND_BYTES / (cols * 4)).next_multiple_of(TRANSPOSED_ROWS) / workers,
+            false => CACHED_BYTES / (cols * 4),
+        };
+        let step = step.min((most / unit).max(1) * unit);
         let round = workers * step;
-        let mut round_scratch = Scratch::lease();
-        let decoded = &mut round_scratch.floats;
-        decoded.resize(round.min(rows) * cols, 0.0);
-        let mut start = 0;
-        while start < rows {
-            let n = round.min(rows - start);
-            let pieces = Mutex::new(decoded[..n * cols].chunks_mut(step * cols).enumerate());
-            run_workers(workers, || {
-                let mut scratch = Scratch::lease();
-                loop {
-                    let next = pieces.lock().unwrap_or_else(|e| e.into_inner()).next();
-                    let Some((i, out)) = next else {
-                        return Ok(());
-                    };
-                    let first = start + i * step;
-                    form.decode_f32(first..first + out.len() / cols, out, &mut scratch)?;
-                }
-            })?;
-            let macs = (n as u64 * cols as u64).saturating_mul(batch as u64);
-            self.add_rows(&decoded[..n * cols], cols, &g[start..], rows, macs, y)?;
-            start += n;
+        let one = round.min(rows) * cols;
+        let mut store = Scratch::lease();
+        let decoded = &mut store.floats;
+        let two = workers > 1 && round < rows;
+        decoded.resize(if two { 2 * one } else { one }, 0.0);
+        let (mut this, mut next) = decoded.split_at_mut(one);
+        let run = |to: (Range<usize>, &mut [f32]), from: (Range<usize>, &[f32]), y: &mut [f32]| {
+            self.round(form, workers, step, to, from, g, y)
+        };
+        let mut ready = 0..0;
+        while ready.start < rows {
+            let rest = ready.end..rows.min(ready.end.saturating_add(round));
+            if two {
+                run((rest.clone(), &mut *next), (ready, &*this), y)?;
+                (this, next) = (next, this);
+            } else {
+                run((rest.clone(), &mut *this), (0..0, &[]), y)?;
+                run((0..0, &mut []), (rest.clone(), &*this), y)?;
+            }
+            ready = match rest.is_empty() || !two && rest.end == rows {
+                true => rows..rows,
+                false => rest,
+            };
         }
         Ok(())
     }
 
-    /// `y[b][k] += Σ g[b · g_stride + r] · w[r][k]`, split by columns.
-    pub(super) fn add_rows(
+    /// Adds rows that were decoded, and decodes others, `step` at a time.
+    fn round<F: Form + ?Sized>(
         &self,
-        w: &[f32],
-        cols: usize,
+        form: &F,
+        workers: usize,
+        step: usize,
+        (decode, to): (Range<usize>, &mut [f32]),
+        (add, from): (Range<usize>, &[f32]),
         g: &[f32],
-        g_stride: usize,
-        macs: u64,
         y: &mut [f32],
     ) -> Result<()> {
-        let mut workers = self.workers(macs);
-        // Half of the limit is for what was decoded.
-        let roomy = self.scratch_bytes / 2 >= TRANSPOSED_BYTES;
-        if roomy {
-            workers = workers.min(self.scratch_bytes / 2 / TRANSPOSED_BYTES);
-        }
-        // Whole cache lines, and about a second-level cache of output at batch 64.
-        let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
-        let panels = Panels::new(y, cols, width);
+        let (rows, cols) = (form.meta().rows, form.meta().cols);
+        let added = Added {
+            w: &from[..add.len() * cols],
+            cols,
+            g: &g[add.start..],
+            g_stride: rows,
+        };
+        let some = if add.is_empty() { &mut [] } else { y };
+        let panels = self.panels(some, cols, workers);
+        let pieces = to[..decode.len() * cols].chunks_mut(step * cols);
+        let pieces = Mutex::new(pieces.enumerate());
         run_workers(workers, || {
             let mut scratch = Scratch::lease();
-            while let Some((col, mut panel)) = panels.next() {
-                let memory = roomy.then_some(&mut scratch.panel);
-                self.kernels
-                    .dense_matmul_t(w, cols, col, g, g_stride, &mut panel, memory);
+            self.add_panels(&added, &panels, &mut scratch);
+            loop {
+                let next = pieces.lock().unwrap_or_else(|e| e.into_inner()).next();
+                let Some((i, out)) = next else {
+                    return Ok(());
+                };
+                let first = decode.start + i * step;
+                form.decode_f32(first..first + out.len() / cols, out, &mut scratch)?;
             }
+        })
+    }
+
+    /// `y[b][k] += Σ g[b · g_stride + r] · w[r][k]`, split by columns.
+    pub(super) fn add_rows(&self, added: &Added<'_>, macs: u64, y: &mut [f32]) -> Result<()> {
+        let workers = self.adders(self.workers(macs));
+        let panels = self.panels(y, added.cols, workers);
+        run_workers(workers, || {
+            self.add_panels(added, &panels, &mut Scratch::lease());
             Ok(())
         })
     }
+
+    /// Whether the memory of transposed products is within half of the limit; the other is
+    /// for what was decoded.
+    fn is_roomy(&self) -> bool {
+        self.scratch_bytes / 2 >= TRANSPOSED_BYTES
+    }
+
+    /// Threads that have such memory, if any has.
+    fn adders(&self, workers: usize) -> usize {
+        match self.is_roomy() {
+            true => workers.min(self.scratch_bytes / 2 / TRANSPOSED_BYTES),
+            false => workers,
+        }
+    }
+
+    fn panels<'y>(&self, y: &'y mut [f32], cols: usize, workers: usize) -> Panels<'y> {
+        // Whole cache lines, and about a second-level cache of output at batch 64.
+        let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
+        Panels::new(y, cols, width)
+    }
+
+    fn add_panels(&self, added: &Added<'_>, panels: &Panels<'_>, scratch: &mut Scratch) {
+        let Added {
+            w,
+            cols,
+            g,
+            g_stride,
+        } = *added;
+        while let Some((col, mut panel)) = panels.next() {
+            let memory = self.is_roomy().then_some(&mut scratch.panel);
+            self.kernels
+                .dense_matmul_t(w, cols, col, g, g_stride, &mut panel, memory);
+        }
+    }
+}
+
+/// Rows `w[rows, cols]` that are added, the first `g[b · g_stride]` times to output b.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Added<'a> {
+    pub(super) w: &'a [f32],
+    pub(super) cols: usize,
+    pub(super) g: &'a [f32],
+    pub(super) g_stride: usize,
 }
 
 fn check(len: usize, batch: usize, width: usize, name: &str) -> Result<()> {

@@ -204,6 +204,11 @@ impl Form for Sum {
         let macs = self.terms.iter().map(|t| t.matmul_macs());
         macs.fold(0, u64::saturating_add)
     }
+
+    fn decode_macs(&self) -> u64 {
+        let macs = self.terms.iter().map(|t| t.decode_macs());
+        macs.fold(0, u64::saturating_add)
+    }
 }
 
 fn lcm(a: usize, b: usize) -> usize {

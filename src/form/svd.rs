@@ -25,8 +25,8 @@ use serde_json::{Map, Value};
 
 use super::modes::{normalised, part_spec};
 use super::{
-    EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels,
-    window_rows,
+    ADDED_MACS, EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode,
+    kernels, window_rows,
 };
 use crate::calibration::Moments;
 use crate::dtype::DType;
@@ -458,6 +458,32 @@ impl Svd {
         let (rank, batch) = (self.rank as u128, batch as u128);
         batch * rank * (rows + cols) <= rows * cols * (rank + batch)
     }
+
+    /// Multiplies by one factor, then by the other.
+    fn in_turn(
+        &self,
+        y: &mut [f32],
+        batch: usize,
+        first: impl FnOnce(&mut [f32]) -> Result<()>,
+        second: impl FnOnce(&[f32], &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut lease = Scratch::lease();
+        let inner = &mut lease.floats;
+        inner.resize(batch * self.rank, 0.0);
+        first(inner)?;
+        // The power of two goes where there are fewer numbers, unless they might then leave
+        // the range of f32, which the results do not.
+        let near = (NEAR.recip()..=NEAR).contains(&self.multiplier);
+        let early = near && inner.len() < y.len();
+        if early {
+            scale(inner, self.multiplier);
+        }
+        second(inner, y)?;
+        if !early {
+            scale(y, self.multiplier);
+        }
+        Ok(())
+    }
 }
 
 impl Form for Svd {
@@ -549,11 +575,12 @@ impl Form for Svd {
         if !self.by_factors(batch) {
             return product.by_rows(self, x, batch, y);
         }
-        let mut inner = vec![0.0f32; batch * self.rank];
-        product.matmul(&*self.v, x, batch, &mut inner)?;
-        product.matmul(&*self.u, &inner, batch, y)?;
-        scale(y, self.multiplier);
-        Ok(())
+        self.in_turn(
+            y,
+            batch,
+            |inner| product.matmul(&*self.v, x, batch, inner),
+            |inner, y| product.matmul(&*self.u, inner, batch, y),
+        )
     }
 
     fn matmul_t(
@@ -566,11 +593,12 @@ impl Form for Svd {
         if !self.by_factors(batch) {
             return product.by_rows_t(self, g, batch, y);
         }
-        let mut inner = vec![0.0f32; batch * self.rank];
-        product.matmul_t(&*self.u, g, batch, &mut inner)?;
-        product.matmul_t(&*self.v, &inner, batch, y)?;
-        scale(y, self.multiplier);
-        Ok(())
+        self.in_turn(
+            y,
+            batch,
+            |inner| product.matmul_t(&*self.u, g, batch, inner),
+            |inner, y| product.matmul_t(&*self.v, inner, batch, y),
+        )
     }
 
     fn matmul_macs(&self) -> u64 {
@@ -578,7 +606,15 @@ impl Form for Svd {
         let factors = (self.rank as u64).saturating_mul(rows + cols);
         factors.min(rows * cols)
     }
+
+    fn decode_macs(&self) -> u64 {
+        let numbers = (self.meta.len() as u64).saturating_mul(self.rank as u64);
+        numbers.saturating_mul(ADDED_MACS)
+    }
 }
+
+/// A power of two that numbers of usual size can be multiplied with or divided by.
+const NEAR: f32 = (1u64 << 32) as f32;
 
 /// Columns of the output that are summed up at once.
 const COLUMNS: usize = 1024;

@@ -32,7 +32,9 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::modes::{self, NAMES};
-use super::{EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels};
+use super::{
+    ADDED_MACS, EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels,
+};
 use crate::error::{Error, Result};
 use crate::linalg::{self, Mat, MatRef};
 use crate::pack::Buffer;
@@ -648,18 +650,22 @@ impl Tucker {
         self.meta.rows as u64 * self.meta.cols as u64
     }
 
-    /// Whether decoding the rows costs less than the chain for this batch: additions of
-    /// scaled rows, which decode, are about three times as slow as a dense product.
-    fn rather_dense(&self, batch: usize) -> bool {
-        let (batch, rows) = (batch as u64, self.meta.rows as u64);
-        let core = if self.factors[0].is_some() {
-            self.core.meta().len() as u64
-        } else {
-            0
+    /// Multiplications that decode all rows.
+    fn decoding(&self) -> u64 {
+        let core = match self.factors[0] {
+            Some(_) => self.core.meta().len() as u64,
+            None => 0,
         };
-        let decode = rows.saturating_mul(self.modes_macs().saturating_add(core));
+        let row = self.modes_macs().saturating_add(core);
+        (self.meta.rows as u64).saturating_mul(row)
+    }
+
+    /// Whether decoding the rows costs less than the chain for this batch.
+    fn rather_dense(&self, batch: usize) -> bool {
+        let batch = batch as u64;
+        let decode = self.decoding().saturating_mul(ADDED_MACS);
         let dense = self.dense_macs().saturating_mul(batch);
-        self.chain_macs().saturating_mul(batch) >= dense.saturating_add(decode.saturating_mul(3))
+        self.chain_macs().saturating_mul(batch) >= dense.saturating_add(decode)
     }
 
     /// Rows of `x` or `g` that go through the chain at a time.
@@ -973,6 +979,10 @@ impl Form for Tucker {
 
     fn matmul_macs(&self) -> u64 {
         self.chain_macs().min(self.dense_macs())
+    }
+
+    fn decode_macs(&self) -> u64 {
+        self.decoding().saturating_mul(ADDED_MACS)
     }
 }
 

@@ -309,6 +309,10 @@ kernels! {
     /// The same, to a panel of outputs. A row gives the same bits in every window.
     fn dense_matmul_into(w: &[f32], x: &[f32], cols: usize, out: &mut Columns<'_>) =
         [dense::matmul_into::<Portable>, dense::matmul_into::<Avx2>, dense::matmul_into::<Avx512>];
+    /// `out[m][n] = Σ a[m][k] · b[k][n]` for row-major `a[rows, inner]` and `b[inner, cols]` that
+    /// are in cache. Each output is one sum in order of k, however rows and columns are cut.
+    fn dense_product(a: &[f32], inner: usize, b: &[f32], cols: usize, out: &mut [f32]) =
+        [dense::product::<Portable>, dense::product::<Avx2>, dense::product::<Avx512>];
     /// Values of `x[batch, cols]` packed.
     fn dense_packed_len(batch: usize, cols: usize) -> usize =
         [dense::packed_len::<Portable>, dense::packed_len::<Avx2>, dense::packed_len::<Avx512>];

@@ -653,4 +653,10 @@ impl Form for Spectral {
         }
         macs as u64 + self.count as u64 * (g.values() * g.results()) as u64
     }
+
+    fn decode_macs(&self) -> u64 {
+        // A transform of rows, in f64; down columns it goes through several at once.
+        let number = if self.geometry.two_dims { 60 } else { 130 };
+        (self.meta.len() as u64).saturating_mul(number)
+    }
 }

@@ -1,11 +1,11 @@
-//! Arrays between two cores, and the moving of their axes.
+//! The moving of axes: of digits in a matrix, and of a core's.
 
+use super::super::kernels;
 use super::chain::Chain;
 
-/// An index of an array that is on its way through the chain.
+/// An index of an array of digits and ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Axis {
-    Batch,
     Row(usize),
     Col(usize),
     /// The bond before this site.
@@ -14,20 +14,18 @@ pub(super) enum Axis {
 
 pub(super) struct Axes<'a> {
     pub(super) chain: &'a Chain,
-    pub(super) batch: usize,
 }
 
 impl Axes<'_> {
     fn size(&self, axis: Axis) -> usize {
         match axis {
-            Axis::Batch => self.batch,
             Axis::Row(j) => self.chain.sites[j].o,
             Axis::Col(j) => self.chain.sites[j].i,
             Axis::Rank(j) => self.chain.ranks[j],
         }
     }
 
-    pub(super) fn len(&self, axes: &[Axis]) -> usize {
+    fn len(&self, axes: &[Axis]) -> usize {
         let sizes = axes.iter().map(|a| self.size(*a));
         sizes.fold(1, |n: usize, size| n.saturating_mul(size))
     }
@@ -55,56 +53,24 @@ impl Axes<'_> {
         copy_strided(src, &dims, dst);
     }
 
-    /// What enters the site: everything that it does not touch, and its columns.
-    pub(super) fn before(&self, j: usize) -> Vec<Axis> {
-        let mut axes = self.untouched(j);
-        axes.extend([Axis::Rank(self.entry(j)), Axis::Col(j)]);
-        axes
+    /// Axes of a core as its part holds it.
+    pub(super) fn stored(&self, j: usize) -> [Axis; 4] {
+        let (exit, entry) = (self.chain.exit(j), self.chain.entry(j));
+        [
+            Axis::Row(j),
+            Axis::Rank(exit),
+            Axis::Rank(entry),
+            Axis::Col(j),
+        ]
     }
 
-    /// What leaves it.
-    pub(super) fn after(&self, j: usize) -> Vec<Axis> {
-        let mut axes = self.untouched(j);
-        axes.extend([Axis::Row(j), Axis::Rank(self.exit(j))]);
-        axes
-    }
-
-    fn untouched(&self, j: usize) -> Vec<Axis> {
-        let n = self.chain.len();
-        let (done, left) = match self.chain.reversed {
-            false => (0..j, j + 1..n),
-            true => (j + 1..n, 0..j),
+    /// Whether arrays in these axes hold their numbers in the same order.
+    pub(super) fn same(&self, from: &[Axis], to: &[Axis]) -> bool {
+        let long = |axes: &[Axis]| {
+            let axes = axes.iter().filter(|a| self.size(**a) > 1);
+            axes.copied().collect::<Vec<_>>()
         };
-        let mut axes = vec![Axis::Batch];
-        axes.extend(done.map(Axis::Row));
-        axes.extend(left.map(Axis::Col));
-        axes
-    }
-
-    /// The bond over which the product comes to a site, and the one over which it leaves.
-    fn entry(&self, j: usize) -> usize {
-        j + usize::from(self.chain.reversed)
-    }
-
-    fn exit(&self, j: usize) -> usize {
-        j + usize::from(!self.chain.reversed)
-    }
-
-    pub(super) fn inputs(&self) -> Vec<Axis> {
-        let cols = (0..self.chain.len()).map(Axis::Col);
-        std::iter::once(Axis::Batch).chain(cols).collect()
-    }
-
-    pub(super) fn outputs(&self) -> Vec<Axis> {
-        let rows = (0..self.chain.len()).map(Axis::Row);
-        std::iter::once(Axis::Batch).chain(rows).collect()
-    }
-
-    /// Numbers of the largest array on the way.
-    pub(super) fn largest(&self) -> usize {
-        let sites = 0..self.chain.len();
-        let sizes = sites.flat_map(|j| [self.len(&self.before(j)), self.len(&self.after(j))]);
-        sizes.max().unwrap_or(1)
+        long(from) == long(to)
     }
 }
 
@@ -122,20 +88,16 @@ fn copy_strided(src: &[f32], dims: &[(usize, usize)], dst: &mut [f32]) {
                 *d = *s;
             }
         }
-        // Columns to rows: in squares, so that lines of either side are used up.
+        // Columns to rows, some at a time.
         [(rows, 1), (cols, stride)] => {
-            const SQUARE: usize = 16;
-            for r0 in (0..rows).step_by(SQUARE) {
-                let r1 = (r0 + SQUARE).min(rows);
-                for c0 in (0..cols).step_by(SQUARE) {
-                    let c1 = (c0 + SQUARE).min(cols);
-                    for r in r0..r1 {
-                        let out = &mut dst[r * cols + c0..r * cols + c1];
-                        for (k, d) in out.iter_mut().enumerate() {
-                            *d = src[r + (c0 + k) * stride];
-                        }
-                    }
+            let mut places = [0; 64];
+            for first in (0..cols).step_by(places.len()) {
+                let some = (cols - first).min(places.len());
+                let places = &mut places[..some];
+                for (k, place) in places.iter_mut().enumerate() {
+                    *place = (first + k) * stride;
                 }
+                kernels().conv_patches(src, places, rows, &mut dst[first..], cols);
             }
         }
         [(n, stride), ..] => {

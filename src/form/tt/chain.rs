@@ -118,6 +118,15 @@ impl Chain {
         }
     }
 
+    /// The bond over which the product comes to a site, and the one over which it leaves.
+    pub(super) fn entry(&self, j: usize) -> usize {
+        j + usize::from(self.reversed)
+    }
+
+    pub(super) fn exit(&self, j: usize) -> usize {
+        j + usize::from(!self.reversed)
+    }
+
     /// Sites up to the last with a row digit: the others are the same for every row.
     pub(super) fn head(&self) -> usize {
         let last = self.sites.iter().rposition(|s| s.o != 1);

@@ -28,15 +28,15 @@
 
 mod axes;
 mod chain;
+mod product;
 mod train;
 
 use std::ops::Range;
 
-use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::svd::{FACTORS, check_factor, one_of, scale};
-use super::{Form, FormDef, Meta, Part, Product, Scratch, Stored, kernels};
+use super::{ADDED_MACS, Form, FormDef, Meta, Part, Product, Scratch, Stored, kernels};
 use crate::bytes::element_count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pack::Buffer;
@@ -172,111 +172,7 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
     }))
 }
 
-/// Bytes of an array on its way through the chain that stay in the second cache.
-const CACHED: usize = 1 << 20;
-
 impl Tt {
-    /// Whether a product goes through the chain: else W is decoded by windows.
-    fn by_cores(&self, batch: usize, product: &Product<'_>) -> bool {
-        let dense = self.meta.rows as u128 * self.meta.cols as u128;
-        let (chain, batch) = (u128::from(self.chain.macs()), batch as u128);
-        self.between() <= product.scratch_bytes
-            && batch * chain <= self.chain.decode_macs().saturating_add(batch * dense)
-    }
-
-    /// Bytes of the largest array between two cores, for one row of x.
-    fn between(&self) -> usize {
-        let one = Axes {
-            chain: &self.chain,
-            batch: 1,
-        };
-        one.largest().saturating_mul(4)
-    }
-
-    /// Cuts the batch so that what is between two cores stays in cache and under the
-    /// scratch limit, and runs the pieces side by side.
-    fn in_pieces(
-        &self,
-        (x, width_in): (&[f32], usize),
-        (y, width_out): (&mut [f32], usize),
-        product: &Product<'_>,
-        run: impl Fn(&[f32], usize, &mut [f32], &Product<'_>) -> Result<()> + Sync,
-    ) -> Result<()> {
-        let batch = x.len() / width_in;
-        let bytes = self.between();
-        let workers = product.workers(self.chain.macs().saturating_mul(batch as u64));
-        // Two arrays a worker, and room for the cores' own windows.
-        let fits = (product.scratch_bytes / 2 / bytes.saturating_mul(2)).max(1);
-        let workers = workers.min(fits).max(1);
-        let piece = (CACHED / bytes).min(fits / workers).clamp(1, batch);
-        let pieces = batch.div_ceil(piece);
-        if workers == 1 || pieces == 1 {
-            let pieces = x
-                .chunks(piece * width_in)
-                .zip(y.chunks_mut(piece * width_out));
-            return pieces
-                .into_iter()
-                .try_for_each(|(x, y)| run(x, x.len() / width_in, y, product));
-        }
-        let inner = Product {
-            threads: 1,
-            scratch_bytes: product.scratch_bytes / 2 / workers,
-            ..*product
-        };
-        x.par_chunks(piece * width_in)
-            .zip(y.par_chunks_mut(piece * width_out))
-            .with_min_len(pieces.div_ceil(workers))
-            .try_for_each(|(x, y)| run(x, x.len() / width_in, y, &inner))
-    }
-
-    fn forward(&self, x: &[f32], batch: usize, y: &mut [f32], product: &Product<'_>) -> Result<()> {
-        let axes = Axes {
-            chain: &self.chain,
-            batch,
-        };
-        let (mut state, mut other) = (Vec::new(), Vec::new());
-        let mut at = axes.inputs();
-        for (step, j) in self.chain.order().into_iter().enumerate() {
-            let (before, after) = (axes.before(j), axes.after(j));
-            resize(&mut other, axes.len(&before))?;
-            axes.permute(if step == 0 { x } else { &state }, &at, &before, &mut other);
-            resize(&mut state, axes.len(&after))?;
-            let wide = self.cores[j].meta().cols;
-            product.matmul(&*self.cores[j], &other, other.len() / wide, &mut state)?;
-            at = after;
-        }
-        axes.permute(&state, &at, &axes.outputs(), y);
-        scale(y, self.multiplier);
-        Ok(())
-    }
-
-    fn backward(
-        &self,
-        g: &[f32],
-        batch: usize,
-        y: &mut [f32],
-        product: &Product<'_>,
-    ) -> Result<()> {
-        let axes = Axes {
-            chain: &self.chain,
-            batch,
-        };
-        let (mut state, mut other) = (Vec::new(), Vec::new());
-        let mut at = axes.outputs();
-        for (step, j) in self.chain.order().into_iter().rev().enumerate() {
-            let (before, after) = (axes.before(j), axes.after(j));
-            resize(&mut other, axes.len(&after))?;
-            axes.permute(if step == 0 { g } else { &state }, &at, &after, &mut other);
-            resize(&mut state, axes.len(&before))?;
-            let tall = self.cores[j].meta().rows;
-            product.matmul_t(&*self.cores[j], &other, other.len() / tall, &mut state)?;
-            at = before;
-        }
-        axes.permute(&state, &at, &axes.inputs(), y);
-        scale(y, self.multiplier);
-        Ok(())
-    }
-
     /// The first of the digits of site `j` that rows of a window have, and how many follow
     /// it, the highest being followed by 0.
     fn digits_of(&self, j: usize, rows: &Range<usize>) -> (usize, usize) {
@@ -406,7 +302,7 @@ impl Tt {
             let len = last.len() / chain.ranks[j] * chain.ranks[j + 1] * chain.sites[j].i;
             places.push(last.end..last.end + len);
         }
-        let axes = Axes { chain, batch: 1 };
+        let axes = Axes { chain };
         let bond = Axis::Rank(head);
         let from: Vec<Axis> = std::iter::once(bond)
             .chain((0..head).rev().map(Axis::Col))
@@ -547,9 +443,7 @@ impl Form for Tt {
             return product.by_rows(self, x, batch, y);
         }
         let (rows, cols) = (self.meta.rows, self.meta.cols);
-        self.in_pieces((x, cols), (y, rows), product, |x, batch, y, product| {
-            self.forward(x, batch, y, product)
-        })
+        self.by_chain((x, cols), (y, rows), false, product)
     }
 
     fn matmul_t(
@@ -563,14 +457,17 @@ impl Form for Tt {
             return product.by_rows_t(self, g, batch, y);
         }
         let (rows, cols) = (self.meta.rows, self.meta.cols);
-        self.in_pieces((g, rows), (y, cols), product, |g, batch, y, product| {
-            self.backward(g, batch, y, product)
-        })
+        self.by_chain((g, rows), (y, cols), true, product)
     }
 
     fn matmul_macs(&self) -> u64 {
         let dense = self.meta.rows as u64 * self.meta.cols as u64;
         self.chain.macs().min(dense)
+    }
+
+    fn decode_macs(&self) -> u64 {
+        let macs = u64::try_from(self.chain.decode_macs()).unwrap_or(u64::MAX);
+        macs.saturating_mul(ADDED_MACS)
     }
 }
 

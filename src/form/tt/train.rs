@@ -236,7 +236,7 @@ fn spread(cores: &mut [Vec<f32>]) {
 
 /// The numbers in order of the sites' digits, `(o_1 i_1)(o_2 i_2)…`.
 fn digits(values: &[f32], chain: &Chain) -> Vec<f32> {
-    let axes = Axes { chain, batch: 1 };
+    let axes = Axes { chain };
     let from: Vec<Axis> = (0..chain.len())
         .map(Axis::Row)
         .chain((0..chain.len()).map(Axis::Col))
@@ -255,18 +255,10 @@ impl Train {
         let mut cores = Vec::with_capacity(chain.len());
         for (j, core) in self.cores.iter().enumerate() {
             context.check_cancel()?;
-            let axes = Axes {
-                chain: &chain,
-                batch: 1,
-            };
-            let (first, second) = match chain.reversed {
-                false => (Axis::Rank(j + 1), Axis::Rank(j)),
-                true => (Axis::Rank(j), Axis::Rank(j + 1)),
-            };
+            let axes = Axes { chain: &chain };
             let from = [Axis::Rank(j), Axis::Row(j), Axis::Col(j), Axis::Rank(j + 1)];
-            let to = [Axis::Row(j), first, second, Axis::Col(j)];
             let mut values = vec![0.0; core.len()];
-            axes.permute(core, &from, &to, &mut values);
+            axes.permute(core, &from, &axes.stored(j), &mut values);
             let form = encode::part(&values, &chain.shape(j), spec, context);
             cores.push(form.map_err(|e| e.context(NAMES[j]))?);
         }

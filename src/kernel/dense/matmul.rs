@@ -24,7 +24,7 @@ use super::tile::{Ahead, CHUNK, ROWS, Shape, Strip, Sums, run, tile_rows};
 /// cache of 1 MiB for the rows of two tiles, the one that is read and the one that is ahead.
 const PANEL: usize = 1 << 16;
 /// Values of a panel that is packed as it comes, on the stack: 32 KiB.
-const SMALL_PANEL: usize = 1 << 13;
+pub(super) const SMALL_PANEL: usize = 1 << 13;
 /// Sums of rows that wait until they are turned round.
 const SUMS: usize = 1 << 14;
 /// Lanes of the widest panel of any set.

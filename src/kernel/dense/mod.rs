@@ -20,6 +20,7 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod pairs;
 mod simd;
+mod small;
 mod tile;
 mod transposed;
 #[cfg(target_arch = "x86_64")]
@@ -87,6 +88,33 @@ pub(super) unsafe fn matmul<S: Simd>(w: &[f32], x: &[f32], cols: usize, out: &mu
     );
     // SAFETY: as the caller grants.
     unsafe { matmul_into::<S>(w, x, cols, &mut Columns::new(out, rows)) }
+}
+
+/// `out[m][n] = Σ a[m][k] · b[k][n]` for row-major `a[rows, inner]` and `b[inner, cols]`.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+pub(super) unsafe fn product<S: Simd>(
+    a: &[f32],
+    inner: usize,
+    b: &[f32],
+    cols: usize,
+    out: &mut [f32],
+) {
+    if inner == 0 || out.is_empty() {
+        out.fill(0.0);
+        return;
+    }
+    let rows = a.len() / inner;
+    assert!(a.len() == rows * inner, "whole rows");
+    assert!(inner.checked_mul(cols) == Some(b.len()), "whole columns");
+    assert!(
+        rows.checked_mul(cols) == Some(out.len()),
+        "an output for each pair"
+    );
+    let to = out.as_mut_ptr();
+    // SAFETY: the slices hold what their lengths, checked above, say; `out` is exclusive.
+    unsafe { small::product::<S, Widened<Float>>(a.as_ptr(), rows, inner, b.as_ptr(), cols, to) }
 }
 
 /// Values that [`pack`] writes.
@@ -192,6 +220,12 @@ pub(super) fn no_pairs() -> bool {
 
 /// Bytes that [`KernelSet::dense_matmul_t`](super::KernelSet::dense_matmul_t) works with.
 pub const TRANSPOSED_BYTES: usize = 4 * transposed::MEMORY;
+
+/// Batches up to this do without that memory.
+pub const TRANSPOSED_BY_ROWS: usize = transposed::BY_ROWS;
+
+/// Rows of a window, or a multiple, for each of which larger batches read and write outputs once.
+pub const TRANSPOSED_ROWS: usize = transposed::BLOCK_ROWS;
 
 /// `y[b][k] += Σ g[b · g_stride + r] · w[r][col + k]` for `w[rows, cols]` and the columns that
 /// `y` has. `memory`, which batches above 16 are faster with, becomes 576 KiB.

@@ -11,7 +11,7 @@ use super::simd::{Simd, Task};
 use super::tile::{Ahead, CHUNK, ROWS, Shape, Sizes, Strip, Sums, run, tile_rows};
 
 /// Rows of a block, for which outputs are read and written once.
-const BLOCK_ROWS: usize = 96;
+pub(in crate::kernel) const BLOCK_ROWS: usize = 96;
 /// Columns of a block.
 const BLOCK_COLS: usize = 768;
 /// Values of a block, 288 KiB: the block that is multiplied and the one that is copied fill half
@@ -158,14 +158,14 @@ unsafe fn by_rows<S: Simd>(o: Operands) {
 
 /// Copies rows of a block to panels, `[panel][rows][columns of the panel]`, with zeros up to
 /// whole vectors.
-struct Copy<S> {
-    from: *const f32,
-    stride: usize,
-    rows: usize,
-    cols: usize,
-    to: *mut f32,
-    which: std::ops::Range<usize>,
-    set: PhantomData<S>,
+pub(super) struct Copy<S> {
+    pub(super) from: *const f32,
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) to: *mut f32,
+    pub(super) which: std::ops::Range<usize>,
+    pub(super) set: PhantomData<S>,
 }
 
 impl<S: Simd> Task for Copy<S> {
@@ -205,7 +205,7 @@ impl<S: Simd> Task for Copy<S> {
 
 /// Panels of some columns: their first vector, and how many they have.
 #[inline(always)]
-fn panels<S: Simd>(cols: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn panels<S: Simd>(cols: usize) -> impl Iterator<Item = (usize, usize)> {
     let vectors = cols.div_ceil(S::LANES);
     let firsts = (0..vectors).step_by(S::VECTORS);
     firsts.map(move |first| (first, S::VECTORS.min(vectors - first)))
