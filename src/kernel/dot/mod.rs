@@ -25,6 +25,8 @@
 // Indices stand for batch rows and digits in several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
 use half::f16;
 
 use super::autovec;
@@ -432,6 +434,14 @@ pub fn tiles_at_once(code_bytes: usize) -> usize {
     ((256 << 10) / code_bytes.max(1)).clamp(1, 16)
 }
 
+/// Whether a set multiplies so many rows at once: as a constant, since a compiler makes code
+/// of what a comparison guards.
+struct Fits<L, const NB: usize>(PhantomData<L>);
+
+impl<L: Lines, const NB: usize> Fits<L, NB> {
+    const YES: bool = NB <= L::BATCH;
+}
+
 /// All tiles of `w` with all rows of `x`: `out[t·rows + b]`.
 #[inline(always)]
 unsafe fn multiply_all<L: Lines, const BITS: u32>(
@@ -448,7 +458,7 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
         let mut b = 0;
         macro_rules! pieces {
             ($($n:literal),*) => {$(
-                while $n <= L::BATCH && rows - b >= $n {
+                while Fits::<L, $n>::YES && rows - b >= $n {
                     for tile in from..to {
                         let out = &mut out[tile * rows + b..];
                         // SAFETY: the caller's; `multiply` checks every length.
