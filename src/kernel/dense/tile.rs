@@ -253,8 +253,8 @@ impl Shape {
     }
 }
 
-/// What there are tiles for. A tile behind a constant that is false is not compiled, as one
-/// behind a comparison is: that would be more than half of them.
+/// What there are tiles for: as constants, since a compiler makes code of what a comparison
+/// guards, which would be more than half of all tiles.
 pub(super) trait Sizes: Simd {
     const FOUR_LANES: bool = Self::LANES == 4;
     const EIGHT_LANES: bool = Self::LANES == 8;

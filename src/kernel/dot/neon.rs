@@ -349,16 +349,23 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     ) -> Option<[Self::Sums; NB]> {
         // SAFETY: the caller's.
         Some(unsafe {
-            // Two rows are as fast by dot products, zipping being as much work as it saves;
-            // so are 6 bits, which leave too few registers. The planes of one bit of odd
-            // widths do not open to two lines.
-            if I8MM && NB == 4 && matches!(BITS, 2 | 4 | 8) {
+            if Way::<I8MM, BITS, NB>::MATRICES {
                 by_matrices::<BITS, NB>(*sums, codes, xs, blocks)
             } else {
                 by_lines::<I8MM, BITS, NB>(*sums, codes, xs, blocks)
             }
         })
     }
+}
+
+/// How blocks are added: a constant, so that only that way is compiled.
+struct Way<const I8MM: bool, const BITS: u32, const NB: usize>;
+
+impl<const I8MM: bool, const BITS: u32, const NB: usize> Way<I8MM, BITS, NB> {
+    // Two rows are as fast by dot products, zipping being as much work as it saves; so are
+    // 6 bits, which leave too few registers. The planes of one bit of odd widths do not open
+    // to two lines.
+    const MATRICES: bool = I8MM && NB == 4 && matches!(BITS, 2 | 4 | 8);
 }
 
 /// Four columns at a time by dot products.
@@ -369,6 +376,7 @@ unsafe fn by_lines<const I8MM: bool, const BITS: u32, const NB: usize>(
     mut xs: *const i8,
     blocks: usize,
 ) -> [[int32x4_t; 4]; NB] {
+    assert!(NB <= 4, "the rows that a step has");
     // SAFETY: `Lines` may be used, and so many blocks are there (the caller's).
     unsafe {
         for _ in 0..blocks {
@@ -387,7 +395,7 @@ unsafe fn by_lines<const I8MM: bool, const BITS: u32, const NB: usize>(
             macro_rules! steps {
                 ($($s:literal)*) => {$({
                     let line = open_line::<Line<4>, BITS, $s>(codes);
-                    rows!($s, line, 0 1 2 3 4 5 6 7 8 9 10 11);
+                    rows!($s, line, 0 1 2 3);
                 })*};
             }
             for line in 0..BITS as usize {
