@@ -45,7 +45,7 @@ const FIND: f64 = 5_000.0;
 /// Of a weight that is decoded to memory and read from there: for all positions by decoded
 /// weights, and in a product, whose windows stay in cache.
 const WEIGHT: f64 = 1_300.0;
-const WINDOW: f64 = 1_000.0;
+const WINDOW: f64 = 400.0;
 
 /// Of a weight that a product reads where it lies.
 const READ: f64 = 400.0;

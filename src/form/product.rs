@@ -261,7 +261,7 @@ impl<'a> Product<'a> {
         decoded.resize(if two { 2 * one } else { one }, 0.0);
         let (mut this, mut next) = decoded.split_at_mut(one);
         let run = |to: (Range<usize>, &mut [f32]), from: (Range<usize>, &[f32]), y: &mut [f32]| {
-            self.round(form, workers, step, to, from, g, y)
+            self.round(form, (workers, step), to, from, g, y)
         };
         let mut ready = 0..0;
         while ready.start < rows {
@@ -285,8 +285,7 @@ impl<'a> Product<'a> {
     fn round<F: Form + ?Sized>(
         &self,
         form: &F,
-        workers: usize,
-        step: usize,
+        (workers, step): (usize, usize),
         (decode, to): (Range<usize>, &mut [f32]),
         (add, from): (Range<usize>, &[f32]),
         g: &[f32],
