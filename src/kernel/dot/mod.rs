@@ -471,14 +471,13 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
     let (rows, tiles) = (x.rows, out.len() / x.rows);
     // Some tiles at a time, all of which a piece of activations meets before the next.
     let at_once = tiles_at_once(w.code_stride);
-    // Whether a set takes so many rows is asked of a constant: compilers make code of what a
-    // comparison guards.
     let mut from = 0;
     while from < tiles {
         let to = tiles.min(from + at_once);
         let mut b = 0;
         macro_rules! pieces {
             ($($n:literal),*) => {$(
+                // A constant: compilers make code of what a comparison guards.
                 while const { $n <= L::BATCH } && rows - b >= $n {
                     // SAFETY: the caller's.
                     unsafe {
