@@ -25,6 +25,11 @@ use super::tile::{Ahead, CHUNK, ROWS, Shape, Strip, Sums, run, tile_rows};
 const PANEL: usize = 1 << 16;
 /// Values of a panel that is packed as it comes, on the stack: 32 KiB.
 pub(super) const SMALL_PANEL: usize = 1 << 13;
+/// Bytes of rows that several panels meet one after another: they should still be in a cache when
+/// the next panel comes, and be so many that panels are read few times. On Zen 3 batch 64 runs
+/// at 46 GFLOP/s where rows come from memory for every panel, and at 65 to 78 with 100 KiB to
+/// 2 MiB; larger batches have more panels, for which more rows are better.
+const GROUP: usize = 2 << 20;
 /// Sums of rows that wait until they are turned round.
 const SUMS: usize = 1 << 14;
 /// Lanes of the widest panel of any set.
@@ -365,7 +370,11 @@ pub(super) unsafe fn packed<S: Simd, T: Terms<S>>(
     let number = size_of::<<T::W as Elements<S>>::E>();
     let words = cols.div_ceil(depth);
     let widest = parts::<S>(batch).map(|p| p.lanes::<S>()).max();
-    let group = SUMS / widest.unwrap_or(1) / ROWS * ROWS;
+    let most = match parts::<S>(batch).count() {
+        1 => SUMS,
+        _ => (GROUP / (cols * number)).max(ROWS),
+    };
+    let group = most.min(SUMS / widest.unwrap_or(1)) / ROWS * ROWS;
     for start in (0..rows).step_by(group) {
         let n = group.min(rows - start);
         let mut panel = x;
