@@ -25,6 +25,9 @@ pub(in crate::kernel) trait Simd: Copy {
     /// Vectors of a panel at most: with six rows their sums leave registers for the panel's
     /// vectors and a word.
     const VECTORS: usize;
+    /// Whether tiles ask for what they will read. Where the machine's own prefetcher keeps more
+    /// lines in flight than a core can ask for, that only takes its place.
+    const ASKS_AHEAD: bool = true;
 
     /// Runs a task in a function that is compiled for this set.
     unsafe fn call<T: Task>(task: T);

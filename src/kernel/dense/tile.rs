@@ -142,7 +142,7 @@ where
             let mut end = ahead.wrapping_add(self.ahead.left);
             let chunk = CHUNK * A::DEPTH;
             for _ in 0..self.numbers / chunk {
-                for _ in 0..self.ahead.times {
+                for _ in 0..if S::ASKS_AHEAD { self.ahead.times } else { 0 } {
                     for _ in 0..(M * chunk * size_of::<A::E>()).div_ceil(64) {
                         S::prefetch(ahead);
                         ahead = ahead.wrapping_add(64);

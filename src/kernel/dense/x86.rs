@@ -33,6 +33,8 @@ impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const VECTORS: usize = 2;
+    // Zen 3 reads six rows at 17 GB/s by itself, and at 12 where it is asked for them.
+    const ASKS_AHEAD: bool = false;
 
     #[inline(never)]
     unsafe fn call<T: Task>(task: T) {
