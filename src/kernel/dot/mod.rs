@@ -225,7 +225,7 @@ pub(crate) unsafe trait Lines: Sized {
     const BATCH: usize;
 
     /// Runs a task in a function of its own that is compiled for this set: all widths and
-    /// numbers of rows in one function would take compilers minutes.
+    /// numbers of rows in one function take compilers half as long again.
     unsafe fn call<T: Task>(task: T);
 
     unsafe fn store_codes(codes: Self::Codes, out: &mut [u8; 64]);
