@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The kernels of AArch64: builds the tests of kernels, products and forms for it, and runs
-# them under qemu as three CPUs, which differ in the best set of kernels that they have.
+# The kernels of AArch64: builds them by themselves with their tests (Cargo.toml beside this), and
+# runs those under qemu as three CPUs, which differ in the best set of kernels that they have.
 #
 # Needs a Rust compiler with a standard library for AArch64 (rustup target add
 # aarch64-unknown-linux-gnu; without it Debian's is unpacked below target/), a C compiler for
@@ -99,10 +99,7 @@ fi
 
 export RUSTC=$rustc CARGO_TARGET_DIR=$work
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-# The library is optimised less than for other tests: compiling it is most of the time here.
-run=(cargo test --no-default-features --target "$target"
-    --config profile.dev.package.cortex.opt-level=1
-    --test kernels --test matmul --test conformance)
+run=(cargo test --manifest-path tests/arm/Cargo.toml --target "$target" --test kernels)
 say "building with $("$rustc" --version)"
 "${run[@]}" --no-run
 

@@ -1,0 +1,5 @@
+//! The kernels of the library, by themselves.
+#![allow(dead_code)]
+
+#[path = "../../src/kernel/mod.rs"]
+pub mod kernel;
