@@ -105,9 +105,16 @@ say "building with $("$rustc" --version)"
 
 # The CPU, and the set of kernels that it must have: tests/kernels.rs holds it to that.
 for pair in max=neoni8mm neoverse-n1=neon cortex-a72=portable; do
-    cpu=${pair%=*}
-    say "running as $cpu"
+    cpu=${pair%=*} set=${pair#*=}
+    # Sets differ in the products of tiles alone, and the portable loops are tested on every
+    # machine: here it matters that they are chosen.
+    case $set in
+        neoni8mm) only=() ;;
+        neon) only=(sets_come_best_first tiles_) ;;
+        *) only=(sets_come_best_first) ;;
+    esac
+    say "running as $cpu, whose kernels are those of $set"
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $cpu" \
-        CORTEX_EXPECTED_SET=${pair#*=} "${run[@]}"
+        CORTEX_EXPECTED_SET=$set "${run[@]}" -- "${only[@]}"
 done
 say "done"
