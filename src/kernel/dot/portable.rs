@@ -1,6 +1,7 @@
 //! Lines of sixteen rows without vector instructions of its own.
 
 use super::{Codes, Lines, TILE_ROWS, Task};
+use crate::kernel::dense::{self, Simd};
 use crate::kernel::quant::from_f16;
 
 type Bytes = [u8; 4 * TILE_ROWS];
@@ -37,10 +38,10 @@ unsafe impl Lines for Portable {
     const SIGNED_8: bool = false;
     const BATCH: usize = 4;
 
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn call<T: Task>(task: T) {
-        // SAFETY: the caller's.
-        unsafe { task.run() }
+        // SAFETY: the caller's; the features are the same.
+        unsafe { <dense::Portable as Simd>::call(task) }
     }
 
     #[inline(always)]

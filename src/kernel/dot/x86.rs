@@ -4,6 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Codes, Lines, TILE_ROWS, Task};
+use crate::kernel::dense::{self, Simd};
 
 // SAFETY: every intrinsic below needs AVX2 at most, which whoever calls has.
 unsafe impl Codes for [__m256i; 2] {
@@ -58,16 +59,10 @@ unsafe impl Lines for Avx2 {
     const SIGNED_8: bool = true;
     const BATCH: usize = 4;
 
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn call<T: Task>(task: T) {
-        #[inline]
-        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
-        unsafe fn with<T: Task>(task: T) {
-            // SAFETY: the caller's.
-            unsafe { task.run() }
-        }
-        // SAFETY: the caller has the features.
-        unsafe { with(task) }
+        // SAFETY: the caller's; the features are the same.
+        unsafe { <dense::Avx2 as Simd>::call(task) }
     }
 
     #[inline(always)]

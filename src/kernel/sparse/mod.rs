@@ -206,8 +206,20 @@ unsafe trait Set: Copy {
         panel: &[f32],
         sums: &mut [f32],
     );
-    /// Adds the products of a row's values with `g` to lines of `y`: see [`add_lines`].
-    unsafe fn add_lines(list: &[u16], first: usize, values: &[f32], g: &[f32], y: &mut [f32]);
+    /// Adds the products of a row's values with `g` to lines of `y`: see [`add_lines`]. By
+    /// default for registers of eight.
+    #[inline(always)]
+    unsafe fn add_lines(list: &[u16], first: usize, values: &[f32], g: &[f32], y: &mut [f32]) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match g.len() {
+                64 => add_lines::<Self, 8>(list, first, values, g, y),
+                32 => add_lines::<Self, 4>(list, first, values, g, y),
+                16 => add_lines::<Self, 2>(list, first, values, g, y),
+                _ => add_lines::<Self, 1>(list, first, values, g, y),
+            }
+        }
+    }
 }
 
 /// `sums[l] += Σᵢ values[i] · panel[list[i]][l]` for `Z` registers of lanes, in `C` chains:

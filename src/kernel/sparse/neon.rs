@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::portable::{self, PLACES};
-use super::{INDEX_COLS, Set, add_lines, add_row, word};
+use super::{INDEX_COLS, Set, add_row, word};
 
 /// NEON, which every AArch64 CPU has.
 #[derive(Clone, Copy, Debug)]
@@ -304,19 +304,6 @@ unsafe impl Set for Neon {
                 32 => add_row::<Self, 4, 2, I>(list, values, panel, sums),
                 16 => add_row::<Self, 2, 4, I>(list, values, panel, sums),
                 _ => add_row::<Self, 1, 4, I>(list, values, panel, sums),
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add_lines(list: &[u16], first: usize, values: &[f32], g: &[f32], y: &mut [f32]) {
-        // SAFETY: as the caller promises.
-        unsafe {
-            match g.len() {
-                64 => add_lines::<Self, 8>(list, first, values, g, y),
-                32 => add_lines::<Self, 4>(list, first, values, g, y),
-                16 => add_lines::<Self, 2>(list, first, values, g, y),
-                _ => add_lines::<Self, 1>(list, first, values, g, y),
             }
         }
     }

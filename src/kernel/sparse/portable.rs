@@ -1,6 +1,6 @@
 //! Loops without a particular instruction set.
 
-use super::{INDEX_COLS, Set, add_lines, add_row, word};
+use super::{INDEX_COLS, Set, add_row, word};
 
 /// Arrays, which compilers turn into whatever registers there are.
 #[derive(Clone, Copy, Debug)]
@@ -193,19 +193,6 @@ unsafe impl Set for Portable {
                 32 => add_row::<Self, 4, 1, I>(list, values, panel, sums),
                 16 => add_row::<Self, 2, 1, I>(list, values, panel, sums),
                 _ => add_row::<Self, 1, 2, I>(list, values, panel, sums),
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add_lines(list: &[u16], first: usize, values: &[f32], g: &[f32], y: &mut [f32]) {
-        // SAFETY: as the caller promises.
-        unsafe {
-            match g.len() {
-                64 => add_lines::<Self, 8>(list, first, values, g, y),
-                32 => add_lines::<Self, 4>(list, first, values, g, y),
-                16 => add_lines::<Self, 2>(list, first, values, g, y),
-                _ => add_lines::<Self, 1>(list, first, values, g, y),
             }
         }
     }

@@ -294,19 +294,6 @@ unsafe impl Set for Avx2 {
             }
         }
     }
-
-    #[inline(always)]
-    unsafe fn add_lines(list: &[u16], first: usize, values: &[f32], g: &[f32], y: &mut [f32]) {
-        // SAFETY: as the caller promises.
-        unsafe {
-            match g.len() {
-                64 => add_lines::<Self, 8>(list, first, values, g, y),
-                32 => add_lines::<Self, 4>(list, first, values, g, y),
-                16 => add_lines::<Self, 2>(list, first, values, g, y),
-                _ => add_lines::<Self, 1>(list, first, values, g, y),
-            }
-        }
-    }
 }
 
 /// Sixteen values, spread to the places of the set bits of `mask`; other lanes hold what
