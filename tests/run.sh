@@ -34,7 +34,7 @@ step "AArch64: building and testing under qemu begins; its output follows furthe
 arm_log=$(mktemp)
 bash tests/arm/run.sh >"$arm_log" 2>&1 &
 arm=$!
-trap 'kill "$arm" 2>/dev/null; rm -f "$arm_log"' EXIT
+trap 'kill "$arm" 2>/dev/null || true; rm -f "$arm_log"' EXIT
 
 step "Rust: unit, integration and documentation tests"
 cargo test --workspace
