@@ -28,6 +28,13 @@
  *     cortex_writer_finish(writer, NULL, &err);
  *     cortex_writer_free(writer);
  *
+ * Find what shares most active bits with a set, of many that are kept:
+ *
+ *     cortex_sdr_index_create(2048, &index, &err);
+ *     cortex_sdr_index_add(index, 17, active, active_len, &err);
+ *     cortex_sdr_index_top_k(index, query, query_len, 10, matches, &matches_len, &err);
+ *     cortex_sdr_index_free(index);
+ *
  * What holds for every function:
  *
  * * Specs. One text says how a tensor is stored: "int8", "int4(group=32, search=lsq)",
@@ -816,6 +823,109 @@ cortex_status cortex_spec_parse(const char *spec,
 
 /** Frees a text that came out through `char **`. NULL is allowed. */
 void cortex_string_free(char *string);
+
+/* --------------------------------------------------------------------------
+ * Sparse distributed representations: sets of a few active bits among many, whose shared
+ * bits say how alike two things are. An index keeps sets under numbers and finds those
+ * that share most bits with one asked for.
+ */
+
+/** Sets under numbers, searched by the bits that they share. */
+typedef struct cortex_sdr_index cortex_sdr_index;
+
+/** A stored set and how many active bits it shares with the one asked for. */
+typedef struct cortex_sdr_match {
+  /** The number it was added under. */
+  uint64_t id;
+  /** Shared active bits, at least one. */
+  uint64_t overlap;
+} cortex_sdr_match;
+
+/** An empty index of sets of `bits` bits each, 1 to 1048576. */
+cortex_status cortex_sdr_index_create(size_t bits,
+                                      cortex_sdr_index **index,
+                                      cortex_error **err);
+
+/**
+ * Reads an index that cortex_sdr_index_save wrote, and checks it. Nothing of the file is
+ * used afterwards.
+ *
+ * CORTEX_IO: it cannot be read. CORTEX_CORRUPT: it is no index, was cut short, or is
+ * damaged. CORTEX_LIMIT_EXCEEDED: it would take far more memory than the file has bytes.
+ * CORTEX_UNSUPPORTED: a newer version.
+ */
+cortex_status cortex_sdr_index_load(const char *path,
+                                    cortex_sdr_index **index,
+                                    cortex_error **err);
+
+/**
+ * Writes the index to a file, the same bytes for the same sets in whatever order they
+ * came. The file appears when it is complete; what stood there is replaced then.
+ */
+cortex_status cortex_sdr_index_save(const cortex_sdr_index *index,
+                                    const char *path,
+                                    cortex_error **err);
+
+/** Frees an index. NULL is allowed. */
+void cortex_sdr_index_free(cortex_sdr_index *index);
+
+/** Bits of every set, active or not. */
+size_t cortex_sdr_index_bits(const cortex_sdr_index *index);
+
+/** Number of stored sets. */
+size_t cortex_sdr_index_len(const cortex_sdr_index *index);
+
+/** Bytes of memory that the sets and what finds them take, without what the allocator adds. */
+uint64_t cortex_sdr_index_memory_bytes(const cortex_sdr_index *index);
+
+/**
+ * Stores the set of the `active_len` active bits `active`, in any order, under `id`.
+ *
+ * CORTEX_INVALID_ARGUMENT: a bit is not below cortex_sdr_index_bits() or is given twice,
+ * or the number is in use.
+ */
+cortex_status cortex_sdr_index_add(cortex_sdr_index *index,
+                                   uint64_t id,
+                                   const uint32_t *active,
+                                   size_t active_len,
+                                   cortex_error **err);
+
+/**
+ * The active bits of the set stored under `id`, in increasing order. `active_len` takes
+ * how many there are; `active` has room for `active_cap`, which must be enough. With NULL
+ * for `active`, and 0 for `active_cap`, they are only counted.
+ *
+ * CORTEX_INVALID_ARGUMENT: nothing is stored under `id`.
+ */
+cortex_status cortex_sdr_index_get(const cortex_sdr_index *index,
+                                   uint64_t id,
+                                   uint32_t *active,
+                                   size_t active_cap,
+                                   size_t *active_len,
+                                   cortex_error **err);
+
+/**
+ * Removes the set stored under `id`, if there is one. `removed` takes 1 if there was and 0
+ * if not, and may be NULL.
+ */
+cortex_status cortex_sdr_index_remove(cortex_sdr_index *index,
+                                      uint64_t id,
+                                      int32_t *removed,
+                                      cortex_error **err);
+
+/**
+ * The `k` stored sets that share most active bits with the set `active`, largest overlap
+ * first, the smaller number first among equals; exact, and without those that share none.
+ * `matches` has room for `k`; `matches_len` takes how many there are. `active` is as in
+ * cortex_sdr_index_add.
+ */
+cortex_status cortex_sdr_index_top_k(const cortex_sdr_index *index,
+                                     const uint32_t *active,
+                                     size_t active_len,
+                                     size_t k,
+                                     cortex_sdr_match *matches,
+                                     size_t *matches_len,
+                                     cortex_error **err);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,10 @@
 /// real weights have at most six.
 pub const MAX_DIMS: usize = 16;
 
+/// Threads of a pool of its own: asking for more is a mistake, and starting them may bring the
+/// machine down.
+pub const MAX_THREADS: usize = 4096;
+
 /// Tensors in one file.
 pub const MAX_TENSORS: usize = 1 << 20;
 

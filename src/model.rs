@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::export;
 use crate::form::{self, EncodeContext, ErrorStats, Tensor};
 use crate::import::{self, NamedTensor};
+use crate::limits;
 use crate::mmap::open_file;
 use crate::plan::{self, Plan};
 use crate::spec::Spec;
@@ -582,6 +583,12 @@ fn values(dtype: DType, bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
 }
 
 fn in_pool<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    if threads > limits::MAX_THREADS {
+        return Err(Error::invalid(format!(
+            "options.threads is {threads}; at most {} are possible",
+            limits::MAX_THREADS
+        )));
+    }
     if threads == 0 || threads == rayon::current_num_threads() {
         return work();
     }

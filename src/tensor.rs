@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use crate::bytes::{AlignedBytes, element_count};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::mmap::Mapping;
+
+/// Elements that are gathered at a time, to be converted.
+const GATHERED: usize = 64 << 10;
 
 /// An owned, contiguous, row-major tensor.
 #[derive(Clone, Debug)]
@@ -337,6 +340,37 @@ impl<'a> View<'a> {
                 self.dtype.to_f32(&raw, out);
             }
         }
+    }
+
+    /// All elements of a view of any float dtype as f32, row-major: in place where they are
+    /// aligned f32 already, else converted into `scratch`. Errors call the view `name`.
+    pub fn floats<'s>(&'s self, name: &str, scratch: &'s mut Vec<f32>) -> Result<&'s [f32]> {
+        if !self.dtype.is_float() {
+            return Err(Error::invalid(format!(
+                "{name}.dtype is {}; a float dtype is needed",
+                self.dtype
+            )));
+        }
+        if self.dtype == DType::F32
+            && let Some(bytes) = self.contiguous_bytes()
+            && let Ok(values) = bytemuck::try_cast_slice(bytes)
+        {
+            return Ok(values);
+        }
+        // Fails, where memory is short, instead of ending the program.
+        scratch.clear();
+        scratch.try_reserve_exact(self.len()).map_err(|_| {
+            let what = format!("cannot allocate {} values for {name}", self.len());
+            Error::new(ErrorKind::OutOfMemory, what)
+        })?;
+        scratch.resize(self.len(), 0.0);
+        let cols = self.cols().max(1);
+        let step = (GATHERED / cols).max(1);
+        for (i, out) in scratch.chunks_mut(step * cols).enumerate() {
+            let start = i * step;
+            self.read_rows_f32(start..start + out.len() / cols, out);
+        }
+        Ok(scratch)
     }
 
     /// Rows as f32, row-major: in place where they are aligned f32 already, else converted

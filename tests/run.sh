@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs every test in every language, after setting up what they need. Needs a Rust
-# toolchain and a C compiler; CMake, pkg-config, valgrind and the ABI tools are installed
-# by apt-get where they are missing and that is possible.
+# toolchain and a C compiler; CMake, pkg-config, valgrind, the ABI tools, Python, Node, a JDK
+# and Maven are installed by apt-get where they are missing and that is possible. The packages
+# that the tests of Python, Node and Java need come from PyPI, npm and Maven Central.
 #
 # CORTEX_DATA may name a folder of model files for the tests that read real ones;
 # without it they say that they were skipped.
@@ -28,6 +29,12 @@ need cmake cmake
 need pkg-config pkg-config
 need valgrind valgrind
 need abidiff abigail-tools
+need python3 python3
+python3 -c 'import ensurepip' 2>/dev/null || need ensurepip python3-venv
+need node nodejs
+need npm npm
+need javac default-jdk-headless
+need mvn maven
 
 # In the background: most of it is a compiler with one thread.
 step "AArch64: building and testing under qemu begins; its output follows further down"
@@ -45,11 +52,20 @@ CORTEX_DISABLE_CPU=avx2 cargo test --test conformance --test matmul --test archi
 step "The recipe for adding a form, followed"
 cargo xtask recipe
 
-step "C: the installed package, and the tests under valgrind"
+step "C and C++: the installed package, and the tests under valgrind"
 bash tests/c/run.sh
 
 step "C: the exported symbols, and the two header generators compared"
 bash tests/abi/check.sh
+
+step "Python: the installed package, its tests and types"
+bash bindings/python/test.sh
+
+step "Node: the package, its tests and types"
+(cd bindings/node && npm ci --no-audit --no-fund && npm test)
+
+step "Java: the package, its tests and documentation"
+(cd bindings/java && mvn -q -B test && mvn -q -B javadoc:javadoc)
 
 step "Examples"
 bash examples/digits/run.sh

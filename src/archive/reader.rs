@@ -370,6 +370,17 @@ impl Archive {
         open().map_err(|e| e.with_tensor(&entry.name))
     }
 
+    /// [`verify`](Self::verify) for those who want to know whether all is well: the first error,
+    /// whose message says how many there are.
+    pub fn check(&self) -> Result<()> {
+        let mut errors = self.verify().into_iter();
+        match (errors.next(), errors.len()) {
+            (None, _) => Ok(()),
+            (Some(first), 0) => Err(first),
+            (Some(first), more) => Err(first.context(format!("the first of {} errors", more + 1))),
+        }
+    }
+
     /// Reads and checks every byte of the file: all chunks of all tensors, and that
     /// nothing stands between them. Gives every error found; header, footer and index
     /// were checked by opening.

@@ -244,11 +244,6 @@ pub fn cortex_archive_verify(
     guard(err, || {
         // SAFETY: the caller's promise, see `guard`.
         let archive = unsafe { ptr::shared(archive, "archive")? };
-        let mut errors = archive.archive.verify().into_iter();
-        match (errors.next(), errors.len()) {
-            (None, _) => Ok(()),
-            (Some(first), 0) => Err(first),
-            (Some(first), more) => Err(first.context(format!("the first of {} errors", more + 1))),
-        }
+        archive.archive.check()
     })
 }

@@ -167,7 +167,7 @@ fn compress_options(given: &cortex_compress_options) -> Result<CompressOptions> 
         let rule = (regex(pattern, &pattern_name)?, in_field(&spec_name, spec)?);
         options.tensors.push(rule);
     }
-    options.threads = threads(given.threads)?;
+    options.threads = given.threads;
     if !given.calibration.is_null() {
         // SAFETY: the caller's promise, see `guard`.
         let path = unsafe { ptr::path(given.calibration, "options.calibration")? };
@@ -179,18 +179,6 @@ fn compress_options(given: &cortex_compress_options) -> Result<CompressOptions> 
 
 fn regex(pattern: &str, name: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(|e| Error::invalid(format!("{name}: {e}")))
-}
-
-/// A pool of more threads than this is a mistake, and starting it may bring the machine down.
-const MAX_THREADS: usize = 4096;
-
-fn threads(threads: usize) -> Result<usize> {
-    if threads > MAX_THREADS {
-        return Err(Error::invalid(format!(
-            "options.threads is {threads}; at most {MAX_THREADS} are possible"
-        )));
-    }
-    Ok(threads)
 }
 
 /// Decodes every tensor of the archive `input` into the safetensors file `output`, under its
@@ -218,8 +206,7 @@ pub fn cortex_decompress_file(
         };
         let callback = Callback(given.progress, given.user_data);
         let mut progress = |p: &Progress<'_>| callback.call(p);
-        let threads = threads(given.threads)?;
-        let bytes = model::decompress_file(input, output, threads, Some(&mut progress))?;
+        let bytes = model::decompress_file(input, output, given.threads, Some(&mut progress))?;
         if let Some(out) = out {
             out.set(bytes);
         }

@@ -25,7 +25,7 @@ use super::error::{cortex_error, cortex_status};
 use super::guard::guard;
 use super::ptr::{self, Options};
 use super::tensor::{Settings, check_apart, cortex_matmul_options, cortex_tensor};
-use super::view::{cortex_view, floats, view};
+use super::view::{cortex_view, view};
 use crate::conv::ConvOptions;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -163,11 +163,12 @@ pub fn cortex_tensor_conv(
         };
         let shape = tensor.conv_output_shape(x.shape(), &options)?;
         expect("y_len", y_len, &shape)?;
-        let values = floats(&x, "x")?;
-        check_apart(&values, "x", y, y_len, "y")?;
+        let mut scratch = Vec::new();
+        let values = x.floats("x", &mut scratch)?;
+        check_apart(values, "x", y, y_len, "y")?;
         // SAFETY: the caller's promise, see `guard`; no `x` that is still used lies there.
         let y = unsafe { ptr::slice_mut(y, y_len, "y")? };
-        settings.tell(tensor.conv(&values, x.shape(), y, &options)?);
+        settings.tell(tensor.conv(values, x.shape(), y, &options)?);
         Ok(())
     })
 }
@@ -207,11 +208,12 @@ pub fn cortex_tensor_conv_t(
             )));
         }
         expect("x_gradient_len", x_gradient_len, x_shape)?;
-        let values = floats(&g, "g")?;
-        check_apart(&values, "g", x_gradient, x_gradient_len, "x_gradient")?;
+        let mut scratch = Vec::new();
+        let values = g.floats("g", &mut scratch)?;
+        check_apart(values, "g", x_gradient, x_gradient_len, "x_gradient")?;
         // SAFETY: the caller's promise, see `guard`; no `g` that is still used lies there.
         let out = unsafe { ptr::slice_mut(x_gradient, x_gradient_len, "x_gradient")? };
-        settings.tell(tensor.conv_t(&values, x_shape, out, &options)?);
+        settings.tell(tensor.conv_t(values, x_shape, out, &options)?);
         Ok(())
     })
 }

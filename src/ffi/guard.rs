@@ -20,8 +20,9 @@ pub(super) fn guard(
     err: *mut *mut cortex_error,
     body: impl FnOnce() -> Result<()>,
 ) -> cortex_status {
-    // A panic leaves no broken state behind: a `const` object is not changed by any call,
-    // and the writer, which is, closes itself before it works and opens after.
+    // A panic leaves nothing behind that could harm: a `const` object is not changed by any
+    // call; the writer, which is, closes itself before it works and opens after; an index of
+    // sets is safe Rust, and could at worst answer wrongly after a bug.
     let error = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return CORTEX_OK,
         Ok(Err(error)) => error,

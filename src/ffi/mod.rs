@@ -31,6 +31,15 @@
 //! cortex_writer_free(writer);
 //! ```
 //!
+//! Find what shares most active bits with a set, of many that are kept:
+//!
+//! ```c
+//! cortex_sdr_index_create(2048, &index, &err);
+//! cortex_sdr_index_add(index, 17, active, active_len, &err);
+//! cortex_sdr_index_top_k(index, query, query_len, 10, matches, &matches_len, &err);
+//! cortex_sdr_index_free(index);
+//! ```
+//!
 //! What holds for every function:
 //!
 //! * Specs. One text says how a tensor is stored: "int8", "int4(group=32, search=lsq)",
@@ -78,6 +87,7 @@ mod dtype;
 mod error;
 mod guard;
 mod ptr;
+mod sdr;
 mod tensor;
 pub(crate) mod version;
 mod view;
@@ -90,6 +100,7 @@ const _: () = {
     shared::<archive::cortex_archive>();
     shared::<tensor::cortex_tensor>();
     shared::<error::cortex_error>();
+    shared::<sdr::cortex_sdr_index>();
     moved::<writer::cortex_writer>();
 };
 

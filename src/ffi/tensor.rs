@@ -9,7 +9,7 @@ use safer_ffi::{c_char, derive_ReprC, ffi_export};
 use super::error::{cortex_error, cortex_status};
 use super::guard::{guard, property, release};
 use super::ptr::{self, Options, Out, borrowed, c_text, optional_text};
-use super::view::{Floats, cortex_view, floats, view};
+use super::view::{cortex_view, view};
 use crate::error::{Error, Result};
 use crate::form::{self, EncodeContext, Tensor};
 use crate::matmul::{Computed, MatmulOptions, Precision};
@@ -446,31 +446,31 @@ fn product(
         }
     };
     expect("y_len", y_len, batch, outer, "values")?;
-    let x = floats(x, x_name)?;
-    check_apart(&x, x_name, y, y_len, "y")?;
+    let mut scratch = Vec::new();
+    let x = x.floats(x_name, &mut scratch)?;
+    check_apart(x, x_name, y, y_len, "y")?;
     // SAFETY: the caller's promise, see `guard`; no `x` that is still used lies there.
     let y = unsafe { ptr::slice_mut(y, y_len, "y")? };
-    let done = run(&x, batch, y, &settings.matmul)?;
+    let done = run(x, batch, y, &settings.matmul)?;
     settings.tell(done);
     Ok(())
 }
 
-/// Refuses an output that lies on an input which is used in place.
+/// Refuses an output that lies on an input which is used in place. One that was converted lies
+/// nowhere near.
 pub(super) fn check_apart(
-    x: &Floats<'_>,
+    x: &[f32],
     x_name: &str,
     y: *mut f32,
     y_len: usize,
     y_name: &str,
 ) -> Result<()> {
-    if let Floats::Lent(x) = x {
-        let (x, y_start) = (x.as_ptr_range(), y.cast_const());
-        let y_end = y_start.wrapping_add(y_len);
-        if x.start < y_end && y_start < x.end {
-            return Err(Error::invalid(format!("{y_name} overlaps {x_name}")));
-        }
+    let (x, y_start) = (x.as_ptr_range(), y.cast_const());
+    let y_end = y_start.wrapping_add(y_len);
+    match x.start < y_end && y_start < x.end {
+        true => Err(Error::invalid(format!("{y_name} overlaps {x_name}"))),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Reads every stored chunk of the tensor and checks it against its checksum.

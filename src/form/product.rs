@@ -85,6 +85,10 @@ impl std::fmt::Debug for Product<'_> {
 /// 30 µs of work on one core).
 const SMALL_MACS: u64 = 1 << 19;
 
+/// Windows for each worker: one that is woken late, or held up, keeps the others waiting for a
+/// window at most. Taking one costs less than a microsecond.
+const WINDOWS: usize = 16;
+
 /// Decoded values that a window holds at most: half of a second-level cache.
 const CACHED_BYTES: usize = 512 << 10;
 
@@ -216,7 +220,8 @@ impl<'a> Product<'a> {
         let (unit, least) = (form.row_unit(), form.least_rows());
         let workers = self.workers(macs);
         let (workers, rows) = plan_windows(all, unit, least, workers, self.scratch_bytes, cost);
-        let rows = rows.min((most / unit).max(1) * unit);
+        let even = all.div_ceil(unit).div_ceil(workers * WINDOWS);
+        let rows = rows.min(even.min(most / unit).max(1) * unit);
         let panels = Panels::new(y, all, rows);
         run_workers(workers, || {
             let mut scratch = Scratch::lease();

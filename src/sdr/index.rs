@@ -2,13 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::io::Read;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::set::Sdr;
+use crate::atomic::AtomicFile;
 use crate::bytes::{Reader, checked_mul};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
+use crate::mmap::open_file;
 
 /// Most bits of the sets of an index: a stored set takes n/8 bytes.
 pub const MAX_INDEX_BITS: usize = 1 << 20;
@@ -285,6 +289,32 @@ impl Index {
         let crc = crc32c::crc32c(&out);
         out.extend(crc.to_le_bytes());
         out
+    }
+
+    /// Writes what [`save`](Self::save) gives to a file, which appears when it is complete;
+    /// what stood there is replaced then.
+    pub fn save_file(&self, path: &Path) -> Result<()> {
+        let mut file = AtomicFile::create(path)?;
+        file.write(&self.save())?;
+        file.finish()?;
+        Ok(())
+    }
+
+    /// Reads the file that [`save_file`](Self::save_file) wrote; see [`load`](Self::load).
+    pub fn load_file(path: &Path) -> Result<Self> {
+        let (mut file, len) = open_file(path)?;
+        let mut bytes = Vec::new();
+        // Fails, where memory is short, instead of ending the program.
+        usize::try_from(len)
+            .ok()
+            .and_then(|len| bytes.try_reserve_exact(len).ok())
+            .ok_or_else(|| {
+                let what = format!("cannot read {}: {len} bytes", path.display());
+                Error::new(ErrorKind::OutOfMemory, what)
+            })?;
+        file.read_to_end(&mut bytes)
+            .map_err(|e| Error::io(format!("cannot read {}", path.display()), e))?;
+        Self::load(&bytes).map_err(|e| e.context(path.display()))
     }
 
     /// Reads what [`save`](Self::save) wrote. Trusts nothing: damaged bytes are an error.

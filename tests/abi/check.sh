@@ -17,7 +17,7 @@ target=${CARGO_TARGET_DIR:-target}
 
 cargo xtask header --check
 
-cargo build --quiet --release --lib --no-default-features
+cargo build --quiet --release --lib
 nm -D --defined-only "$target/release/libcortex.so" | awk '{print $3}' | sort > "$work/exported"
 grep -v '^#' tests/abi/symbols.txt | sort > "$work/listed"
 diff -u "$work/listed" "$work/exported" || {

@@ -39,6 +39,9 @@ SAME(CORTEX_PRECISION_EXACT, 1);
 SAME(CORTEX_PRECISION_FAST, 2);
 
 SAME(sizeof(cortex_status), 4);
+SAME(sizeof(cortex_sdr_match), 16);
+FIELD(cortex_sdr_match, id, 0);
+FIELD(cortex_sdr_match, overlap, 8);
 
 #if UINTPTR_MAX == 0xffffffffffffffffu
 SAME(sizeof(cortex_view), 32);

@@ -67,6 +67,21 @@ static void null_everywhere(void) {
   FAILS(BAD, "canonical is NULL", cortex_spec_parse("int8", NULL, &err));
   CHECK(t == POISON && a == POISON && w == POISON && s == POISON && size == 77);
 
+  cortex_sdr_index *index = POISON;
+  size_t len = 77;
+  int32_t removed = 77;
+  FAILS(BAD, "index is NULL", cortex_sdr_index_create(64, NULL, &err));
+  FAILS(BAD, "path is NULL", cortex_sdr_index_load(NULL, &index, &err));
+  FAILS(BAD, "index is NULL", cortex_sdr_index_load("x", NULL, &err));
+  FAILS(BAD, "index is NULL", cortex_sdr_index_save(NULL, "x", &err));
+  FAILS(BAD, "index is NULL", cortex_sdr_index_add(NULL, 1, NULL, 0, &err));
+  FAILS(BAD, "index is NULL", cortex_sdr_index_get(NULL, 1, NULL, 0, &len, &err));
+  FAILS(BAD, "index is NULL", cortex_sdr_index_remove(NULL, 1, &removed, &err));
+  FAILS(BAD, "index is NULL", cortex_sdr_index_top_k(NULL, NULL, 0, 0, NULL, &len, &err));
+  CHECK(index == POISON && len == 77 && removed == 77);
+
+  CHECK(!cortex_sdr_index_bits(NULL) && !cortex_sdr_index_len(NULL));
+  CHECK(!cortex_sdr_index_memory_bytes(NULL));
   CHECK(cortex_error_kind(NULL) == CORTEX_OK && cortex_error_offset(NULL) == -1);
   CHECK(!cortex_error_message(NULL) && !cortex_error_tensor(NULL) && !cortex_error_kind_name(NULL));
   CHECK(!cortex_tensor_name(NULL) && !cortex_tensor_spec(NULL) && !cortex_tensor_shape(NULL));
@@ -86,6 +101,7 @@ static void null_everywhere(void) {
   cortex_archive_free(NULL);
   cortex_writer_free(NULL);
   cortex_string_free(NULL);
+  cortex_sdr_index_free(NULL);
   cortex_tensor_free(x);
 }
 

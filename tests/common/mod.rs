@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod cai;
+pub mod frozen;
 pub mod heap;
 mod numbers;
 pub mod specs;

@@ -16,9 +16,9 @@ use crate::{Result, root};
 
 /// Files of `src/ffi` with something for C, in the order of the header: each uses only
 /// what stands before it.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "version", "error", "dtype", "view", "tensor", "conv", "archive", "writer", "compress",
-    "codecs",
+    "codecs", "sdr",
 ];
 
 fn path() -> PathBuf {
@@ -54,7 +54,7 @@ pub fn safer(file: &Path) -> Result<()> {
     let file = std::path::absolute(file)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["test", "--quiet", "--release", "--lib"])
+        .args(["test", "--quiet", "--profile", "unoptimised", "--lib"])
         .args(["--no-default-features", "--features", "headers"])
         .args(["--", "--exact", "ffi::safer_header"])
         .env("CORTEX_SAFER_HEADER", &file)

@@ -1,5 +1,6 @@
 //! Chores that are too long for a shell line: `cargo xtask` lists them.
 
+mod bindings;
 mod header;
 mod instructions;
 mod peers;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const USAGE: &str = "\
+cargo xtask bench-bindings      times a call from each language beside C
 cargo xtask bench-peers [OPTION…]
                                 times products beside the best peers and writes
                                 benches/RESULTS.md; --help lists the options
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             println!("{}", peers::USAGE);
             Ok(())
         }
+        ["bench-bindings"] => bindings::run(),
         ["bench-peers", options @ ..] => peers::run(options),
         ["header"] => header::write(),
         ["header", "--check"] => header::check(),

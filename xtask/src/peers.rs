@@ -32,6 +32,7 @@ cargo xtask bench-peers [OPTION…]
     --rounds N          turns that each has in a cell; 3
     --quick             one round of 0.05 s, batches 1 and 64, the first shape
     --out FOLDER        where RESULTS.md, results.svg and results.json go; benches
+    --program FILE      measures this build of `cortex` instead of building one
     --report FILE       writes the page again from a results.json, and measures nothing";
 
 /// What is measured, and how.
@@ -45,6 +46,7 @@ struct Settings {
     seconds: f64,
     rounds: usize,
     out: PathBuf,
+    program: Option<PathBuf>,
     report: Option<PathBuf>,
 }
 
@@ -59,6 +61,7 @@ impl Settings {
             seconds: 0.3,
             rounds: 3,
             out: root().join("benches"),
+            program: None,
             report: None,
         };
         if args.contains(&"--quick") {
@@ -85,6 +88,7 @@ impl Settings {
                 "--seconds" => s.seconds = value.parse().map_err(|e| format!("{flag}: {e}"))?,
                 "--rounds" => s.rounds = value.parse::<usize>().map_err(wrong)?.max(1),
                 "--out" => s.out = PathBuf::from(value),
+                "--program" => s.program = Some(PathBuf::from(value)),
                 "--report" => s.report = Some(PathBuf::from(value)),
                 _ => return Err(format!("unknown option {flag}\n{USAGE}").into()),
             }
@@ -405,7 +409,10 @@ pub fn run(args: &[&str]) -> Result<()> {
         groups.len(),
         (seconds / 60.0).ceil()
     );
-    let cortex = build()?;
+    let cortex = match &settings.program {
+        Some(program) => program.clone(),
+        None => build()?,
+    };
     let entries = groups.iter().flat_map(|g| g.class.entries);
     let mut needed: Vec<Who> = Vec::new();
     for entry in entries.filter(|e| e.who != Who::Cortex) {

@@ -21,6 +21,11 @@ pub fn run(root: &Path) -> Result<()> {
     for folder in ["src", "tests", "benches", "examples", "xtask"] {
         copy_tree(&root.join(folder), &copy.join(folder))?;
     }
+    // The bindings are not copied: a form is none of their business.
+    let manifest = read(&copy.join("Cargo.toml"))?;
+    let members = manifest.lines().find(|l| l.starts_with("members = "));
+    let members = members.ok_or("Cargo.toml has no line of members")?;
+    edit(&copy.join("Cargo.toml"), members, "members = [\"xtask\"]")?;
 
     // 1. The file: the first Rust block after its name.
     let name = "src/form/sign.rs";

@@ -378,7 +378,7 @@ unsafe fn by_sixteen<const R: usize>(
                     .add(w)
                     .cast::<u64>()
                     .read_unaligned();
-                super::prefetch(values[r], next[r] + 512, 32);
+                super::prefetch(values[r], next[r] + 256, 32);
             }
             for i in 0..4 {
                 let mut here = [0; R];
@@ -505,6 +505,9 @@ impl<const R: usize, const B: usize> Sixteen<R> for Tile<R, B> {
 /// Products of all rows with `B` vectors, `R` rows at a time, so that a vector is loaded
 /// once for them. `out[b · rows + r]`.
 ///
+/// The rows that go together lie far apart: memory is read faster in several streams than in
+/// one, if each is longer than a few pages.
+///
 /// # Safety
 /// AVX-512.
 #[inline(always)]
@@ -516,39 +519,43 @@ unsafe fn tiles_512<const R: usize, const B: usize>(
 ) {
     let rows = m.rows();
     assert!(x.len() >= (B - 1) * stride + m.cols && out.len() == B * rows);
-    let mut values = m.values;
-    let mut row = 0;
+    let part = rows / R;
+    let mut values = [m.values; R];
+    for r in 1..R {
+        let before = &m.bits[(r - 1) * part * m.stride()..r * part * m.stride()];
+        values[r] = &values[r - 1][super::count_body(before)..];
+    }
     // SAFETY: the caller has AVX-512.
     unsafe {
-        while row < rows {
-            if row + R <= rows {
-                tile_512::<R, B>(m, row, &mut values, x, stride, out);
-                row += R;
-            } else {
-                tile_512::<1, B>(m, row, &mut values, x, stride, out);
-                row += 1;
+        for row in 0..part {
+            let at: [usize; R] = std::array::from_fn(|r| r * part + row);
+            let taken = tile_512::<R, B>(m, at, values, x, stride, out);
+            for r in 0..R {
+                values[r] = &values[r][taken[r]..];
             }
+        }
+        // The rest follows the last part.
+        let mut last = values[R - 1];
+        for row in part * R..rows {
+            let [taken] = tile_512::<1, B>(m, [row], [last], x, stride, out);
+            last = &last[taken..];
         }
     }
 }
 
+/// Returns the values taken of each row.
+///
 /// # Safety
-/// AVX-512; `x` and `out` are as `tiles_512` asserts, `values` those from `row` on.
+/// AVX-512; `x` and `out` are as `tiles_512` asserts, `values` those from the rows on.
 #[inline(always)]
 unsafe fn tile_512<const R: usize, const B: usize>(
     m: &MaskRows<'_>,
-    row: usize,
-    values: &mut &[f32],
+    rows: [usize; R],
+    values: [&[f32]; R],
     x: &[f32],
     stride: usize,
     out: &mut [f32],
-) {
-    let (mut masks, mut each) = ([&m.bits[..0]; R], [&m.values[..0]; R]);
-    for r in 0..R {
-        masks[r] = m.row(row + r);
-        each[r] = *values;
-        *values = &values[super::count_body(masks[r])..];
-    }
+) -> [usize; R] {
     // SAFETY: the caller has AVX-512.
     unsafe {
         let mut tile = Tile {
@@ -556,12 +563,13 @@ unsafe fn tile_512<const R: usize, const B: usize>(
             stride,
             sums: [[_mm512_setzero_ps(); B]; R],
         };
-        by_sixteen(masks, each, m.cols, &mut tile);
-        for r in 0..R {
-            for b in 0..B {
-                out[b * m.rows() + row + r] = _mm512_reduce_add_ps(tile.sums[r][b]);
+        let taken = by_sixteen(rows.map(|r| m.row(r)), values, m.cols, &mut tile);
+        for (row, sums) in rows.into_iter().zip(tile.sums) {
+            for (b, sum) in sums.into_iter().enumerate() {
+                out[b * m.rows() + row] = _mm512_reduce_add_ps(sum);
             }
         }
+        taken
     }
 }
 
@@ -586,7 +594,7 @@ unsafe fn dots_512(m: &MaskRows<'_>, x: &[f32], stride: usize, out: &mut [f32]) 
                 8 => tiles_512::<2, 8>(m, x, stride, out),
                 4 => tiles_512::<4, 4>(m, x, stride, out),
                 2 => tiles_512::<4, 2>(m, x, stride, out),
-                _ => super::dot_rows::<Avx512>(m, &x[..m.cols], out),
+                _ => tiles_512::<4, 1>(m, x, stride, out),
             }
             b += n;
         }
