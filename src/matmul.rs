@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::Result;
+use crate::bytes::element_count;
+use crate::error::{Error, Result};
 pub use crate::form::Precision;
 use crate::form::{Product, Tensor};
 use crate::kernel;
@@ -48,6 +49,17 @@ impl MatmulOptions {
 }
 
 impl Tensor {
+    /// The batch of an `x` of this shape, whose last dimension must be the tensor's columns: the
+    /// product of the others, 1 if there are none.
+    pub fn matmul_batch(&self, x_shape: &[usize]) -> Result<usize> {
+        batch(x_shape, "x", self.cols(), "columns")
+    }
+
+    /// The batch of a `g` of this shape, whose last dimension must be the tensor's rows.
+    pub fn matmul_t_batch(&self, g_shape: &[usize]) -> Result<usize> {
+        batch(g_shape, "g", self.rows(), "rows")
+    }
+
     /// `y = x · Wᵀ`: `y[b, out] = Σ x[b, k] · W[out, k]` with `x[batch, cols]` and
     /// `y[batch, rows]`, row-major, computed on the compressed form.
     ///
@@ -91,5 +103,15 @@ impl Tensor {
                 precision: Precision::Exact,
             })
             .map_err(|e| self.blame(e))
+    }
+}
+
+fn batch(shape: &[usize], name: &str, inner: usize, inner_name: &str) -> Result<usize> {
+    match shape.split_last() {
+        Some((&last, others)) if last == inner => element_count(others),
+        _ => Err(Error::invalid(format!(
+            "{name} has shape {shape:?}; its last dimension must be {inner}, the {inner_name} of \
+             the tensor"
+        ))),
     }
 }

@@ -67,8 +67,12 @@ step "Node: the package, its tests and types"
 step "Java: the package, its tests and documentation"
 (cd bindings/java && mvn -q -B test && mvn -q -B javadoc:javadoc)
 
-step "Examples"
+# Those of the other languages ran with their tests.
+step "Examples: digits, and the quickstart in Java"
 bash examples/digits/run.sh
+target=${CARGO_TARGET_DIR:-target}
+"$target/release/cortex" compress examples/digits/digits.safetensors -o "$target/digits.cai"
+java -cp bindings/java/target/classes examples/java/Quickstart.java "$target/digits.cai"
 
 step "AArch64: kernels under qemu"
 arm_failed=

@@ -12,4 +12,4 @@ for tool in cargo cc; do
         exit 1
     fi
 done
-exec cargo run --release --quiet --no-default-features --example digits
+exec cargo run --release --quiet --example digits

@@ -98,6 +98,23 @@ impl Tensor {
         self.conv_shape(x_shape, "x", options).map(|s| s.output())
     }
 
+    /// Checks that `g_shape` is that of what [`conv`](Self::conv) makes of an x of shape `x_shape`,
+    /// as [`conv_t`](Self::conv_t) needs.
+    pub fn check_gradient_shape(
+        &self,
+        g_shape: &[usize],
+        x_shape: &[usize],
+        options: &ConvOptions,
+    ) -> Result<()> {
+        let expected = self.conv_output_shape(x_shape, options)?;
+        match g_shape == expected {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "g has shape {g_shape:?}; an x of shape {x_shape:?} makes {expected:?}"
+            ))),
+        }
+    }
+
     fn conv_shape(&self, x_shape: &[usize], name: &str, options: &ConvOptions) -> Result<Shape> {
         Shape::new(self.shape(), x_shape, name, options).map_err(|e| self.blame(e))
     }

@@ -200,13 +200,7 @@ pub fn cortex_tensor_conv_t(
                 settings(options)?,
             )
         };
-        let expected = tensor.conv_output_shape(x_shape, &options)?;
-        if g.shape() != expected {
-            return Err(Error::invalid(format!(
-                "g has shape {:?}; an x of shape {x_shape:?} makes {expected:?}",
-                g.shape()
-            )));
-        }
+        tensor.check_gradient_shape(g.shape(), x_shape, &options)?;
         expect("x_gradient_len", x_gradient_len, x_shape)?;
         let mut scratch = Vec::new();
         let values = g.floats("g", &mut scratch)?;

@@ -11,7 +11,7 @@ use super::guard::{guard, property, release};
 use super::ptr::{self, Options, Out, borrowed, c_text, optional_text};
 use super::view::{cortex_view, view};
 use crate::error::{Error, Result};
-use crate::form::{self, EncodeContext, Tensor};
+use crate::form::{EncodeContext, Tensor};
 use crate::matmul::{Computed, MatmulOptions, Precision};
 use crate::plan;
 
@@ -60,11 +60,7 @@ pub fn cortex_tensor_compress(
                 Out::new(tensor, "tensor")?,
             )
         };
-        let spec = match spec {
-            Some(text) => form::parse(text)?,
-            None => plan::spec_for(&view, &form::parse(plan::DEFAULT_SPEC)?)?,
-        };
-        let tensor = plan::compress(&view, &spec, &EncodeContext::default())?;
+        let tensor = plan::compress_as(&view, spec, &EncodeContext::default())?;
         out.give(cortex_tensor::new(tensor));
         Ok(())
     })
@@ -229,7 +225,7 @@ pub fn cortex_tensor_decode_rows_f32(
     guard(err, || {
         // SAFETY: the caller's promise, see `guard`.
         let tensor = unsafe { &ptr::shared(tensor, "tensor")?.tensor };
-        let rows = window(tensor, start, count)?;
+        let rows = tensor.window(start, count)?;
         expect("out_len", out_len, count, tensor.cols(), "values")?;
         // SAFETY: the caller's promise, see `guard`.
         let out = unsafe { ptr::slice_mut(out, out_len, "out")? };
@@ -245,22 +241,12 @@ fn decode(
     out_bytes: usize,
 ) -> Result<()> {
     let tensor = &tensor.tensor;
-    let rows = window(tensor, start, count)?;
+    let rows = tensor.window(start, count)?;
     let row_bytes = tensor.meta().row_bytes();
     expect("out_bytes", out_bytes, count, row_bytes, "bytes")?;
     // SAFETY: the caller's promise, see `guard`.
     let out = unsafe { ptr::slice_mut(out.cast::<u8>(), out_bytes, "out")? };
     tensor.decode_rows(rows, out)
-}
-
-fn window(tensor: &Tensor, start: usize, count: usize) -> Result<std::ops::Range<usize>> {
-    match start.checked_add(count) {
-        Some(end) if end <= tensor.rows() => Ok(start..end),
-        _ => Err(tensor.blame(Error::invalid(format!(
-            "start {start} and count {count} reach past the {} rows",
-            tensor.rows()
-        )))),
-    }
 }
 
 fn expect(name: &str, found: usize, rows: usize, row: usize, what: &str) -> Result<()> {
@@ -383,15 +369,11 @@ pub fn cortex_tensor_matmul(
     guard(err, || {
         // SAFETY: the caller's promise, see `guard`.
         let (tensor, x) = unsafe { (&ptr::shared(tensor, "tensor")?.tensor, view(x, "x")?) };
-        let (cols, rows) = ((tensor.cols(), "columns"), (tensor.rows(), "rows"));
-        product(
-            &x,
-            cols,
-            rows,
-            options,
-            (y, y_len),
-            |x, batch, y, options| tensor.matmul(x, batch, y, options),
-        )
+        let batch = tensor.matmul_batch(x.shape())?;
+        let sizes = (batch, tensor.rows());
+        product((&x, "x"), sizes, options, (y, y_len), |x, y, options| {
+            tensor.matmul(x, batch, y, options)
+        })
     })
 }
 
@@ -411,47 +393,31 @@ pub fn cortex_tensor_matmul_t(
     guard(err, || {
         // SAFETY: the caller's promise, see `guard`.
         let (tensor, g) = unsafe { (&ptr::shared(tensor, "tensor")?.tensor, view(g, "g")?) };
-        let (cols, rows) = ((tensor.cols(), "columns"), (tensor.rows(), "rows"));
-        product(
-            &g,
-            rows,
-            cols,
-            options,
-            (y, y_len),
-            |g, batch, y, options| tensor.matmul_t(g, batch, y, options),
-        )
+        let batch = tensor.matmul_t_batch(g.shape())?;
+        let sizes = (batch, tensor.cols());
+        product((&g, "g"), sizes, options, (y, y_len), |g, y, options| {
+            tensor.matmul_t(g, batch, y, options)
+        })
     })
 }
 
-/// Checks and converts what both products need, and runs one.
+/// Checks and converts what both products need, and runs one: `outer` values for each of the batch.
 fn product(
-    x: &crate::View<'_>,
-    (inner, inner_name): (usize, &str),
-    (outer, _): (usize, &str),
+    (x, x_name): (&crate::View<'_>, &str),
+    (batch, outer): (usize, usize),
     options: *const cortex_matmul_options,
     (y, y_len): (*mut f32, usize),
-    run: impl FnOnce(&[f32], usize, &mut [f32], &MatmulOptions) -> Result<Computed>,
+    run: impl FnOnce(&[f32], &mut [f32], &MatmulOptions) -> Result<Computed>,
 ) -> Result<()> {
     // SAFETY: the caller's promise, see `guard`.
     let settings = unsafe { Settings::new(options, "options")? };
-    let x_name = if inner_name == "rows" { "g" } else { "x" };
-    let batch = match x.shape().split_last() {
-        Some((&last, others)) if last == inner => crate::bytes::element_count(others)?,
-        _ => {
-            return Err(Error::invalid(format!(
-                "{x_name} has shape {:?}; its last dimension must be {inner}, the {inner_name} \
-                 of the tensor",
-                x.shape()
-            )));
-        }
-    };
     expect("y_len", y_len, batch, outer, "values")?;
     let mut scratch = Vec::new();
     let x = x.floats(x_name, &mut scratch)?;
     check_apart(x, x_name, y, y_len, "y")?;
     // SAFETY: the caller's promise, see `guard`; no `x` that is still used lies there.
     let y = unsafe { ptr::slice_mut(y, y_len, "y")? };
-    let done = run(x, batch, y, &settings.matmul)?;
+    let done = run(x, y, &settings.matmul)?;
     settings.tell(done);
     Ok(())
 }

@@ -187,6 +187,17 @@ impl Tensor {
         })
     }
 
+    /// The window of `count` rows from `start` on, which must be there.
+    pub fn window(&self, start: usize, count: usize) -> Result<std::ops::Range<usize>> {
+        match start.checked_add(count) {
+            Some(end) if end <= self.rows() => Ok(start..end),
+            _ => Err(self.blame(Error::invalid(format!(
+                "start {start} and count {count} reach past the {} rows",
+                self.rows()
+            )))),
+        }
+    }
+
     /// Decodes a window of rows to f32; `out` must have exactly `rows.len() * cols` values.
     pub fn decode_rows_f32(&self, rows: std::ops::Range<usize>, out: &mut [f32]) -> Result<()> {
         self.check_window(&rows, out.len(), self.cols(), "values")?;

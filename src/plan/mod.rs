@@ -99,6 +99,15 @@ pub fn compress(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result
     Ok(choose(view, spec, context)?.tensor)
 }
 
+/// Encodes `view` as a text says, to the letter; without one as [`spec_for`] the default says.
+pub fn compress_as(view: &View<'_>, spec: Option<&str>, context: &EncodeContext) -> Result<Tensor> {
+    let spec = match spec {
+        Some(text) => form::parse(text)?,
+        None => spec_for(view, &form::parse(DEFAULT_SPEC)?)?,
+    };
+    compress(view, &spec, context)
+}
+
 /// [`compress`], with what was measured on the way.
 pub fn choose(view: &View<'_>, spec: &Spec, context: &EncodeContext) -> Result<Plan> {
     let as_given = || {

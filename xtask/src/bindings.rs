@@ -57,18 +57,12 @@ fn languages() -> Result<Vec<Language>> {
             "benches/bindings/python_call.py".to_owned(),
         ],
     });
-    let jars = fs::read_dir(root().join("bindings/java/target"))?;
-    let jar = jars.filter_map(|e| e.ok()).map(|e| e.path()).find(|p| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("cortex-tensor-") && name.ends_with(".jar") && !name.contains("-sources")
-    });
-    let jar = jar.ok_or("no jar")?.display().to_string();
     all.push(Language {
         name: "java",
         command: vec![
             "java".to_owned(),
             "-cp".to_owned(),
-            jar,
+            "bindings/java/target/classes".to_owned(),
             "benches/bindings/java/Call.java".to_owned(),
         ],
     });

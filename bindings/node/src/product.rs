@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use cortex::bytes::{checked_mul, element_count};
-use cortex::{Computed, ConvOptions, Error, MatmulOptions, Precision, Tensor};
+use cortex::{Computed, ConvOptions, MatmulOptions, Precision, Tensor};
 use napi::Env;
 use napi::bindgen_prelude::Unknown;
 
@@ -107,19 +107,10 @@ pub(crate) struct Matmul {
 impl Matmul {
     /// The batch of an input, and the values that each of it becomes.
     fn sizes(&self, tensor: &Tensor, shape: &[usize]) -> cortex::Result<(usize, usize)> {
-        let (rows, cols) = (tensor.rows(), tensor.cols());
-        let (inner, inner_name, outer) = match self.transposed {
-            false => (cols, "columns", rows),
-            true => (rows, "rows", cols),
-        };
-        match shape.split_last() {
-            Some((&last, others)) if last == inner => Ok((element_count(others)?, outer)),
-            _ => Err(Error::invalid(format!(
-                "{} has shape {shape:?}; its last dimension must be {inner}, the {inner_name} \
-                 of the tensor",
-                self.name()
-            ))),
-        }
+        Ok(match self.transposed {
+            false => (tensor.matmul_batch(shape)?, tensor.rows()),
+            true => (tensor.matmul_t_batch(shape)?, tensor.cols()),
+        })
     }
 }
 
@@ -163,14 +154,8 @@ impl Operation for Conv {
         let Some(x_shape) = &self.gradient else {
             return element_count(&tensor.conv_output_shape(shape, &self.options)?);
         };
-        // A gradient has the shape of what it is the gradient of.
-        let expected = tensor.conv_output_shape(x_shape, &self.options)?;
-        match shape == expected {
-            true => element_count(x_shape),
-            false => Err(Error::invalid(format!(
-                "g has shape {shape:?}; an x of shape {x_shape:?} makes {expected:?}"
-            ))),
-        }
+        tensor.check_gradient_shape(shape, x_shape, &self.options)?;
+        element_count(x_shape)
     }
 
     fn run(

@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use cortex::form::{self, EncodeContext};
-use cortex::{DType, Error, View, plan};
+use cortex::form::EncodeContext;
+use cortex::{DType, Error, plan};
 use napi::Env;
 use napi::bindgen_prelude::{ObjectFinalize, Unknown};
 use napi_derive::napi;
@@ -75,19 +75,6 @@ impl Tensor {
     }
 }
 
-/// Compresses as `spec` says, or as the library does by itself.
-fn compress(
-    view: &View<'_>,
-    spec: Option<&str>,
-    context: &EncodeContext<'_>,
-) -> cortex::Result<cortex::Tensor> {
-    let spec = match spec {
-        Some(text) => form::parse(text)?,
-        None => plan::spec_for(view, &form::parse(plan::DEFAULT_SPEC)?)?,
-    };
-    plan::compress(view, &spec, context)
-}
-
 /// Rows and where they go.
 struct Window<'env> {
     start: usize,
@@ -115,23 +102,9 @@ impl<'env> Window<'env> {
         env: &Env,
         tensor: &cortex::Tensor,
     ) -> napi::Result<(std::ops::Range<usize>, usize)> {
-        let (start, count) = (self.start, self.count);
-        match start.checked_add(count) {
-            Some(end) if end <= tensor.rows() => Ok((start..end, count * tensor.cols())),
-            _ => {
-                let rows = tensor.rows();
-                let error = Error::invalid(format!(
-                    "start {start} and count {count} reach past the {rows} rows"
-                ));
-                Err(js(
-                    env,
-                    match tensor.name() {
-                        Some(name) => error.with_tensor(name),
-                        None => error,
-                    },
-                ))
-            }
-        }
+        let rows = tensor.window(self.start, self.count);
+        let rows = rows.map_err(|e| js(env, e))?;
+        Ok((rows, self.count * tensor.cols()))
     }
 }
 
@@ -324,7 +297,7 @@ pub fn compress_tensor<'env>(
                 ..EncodeContext::default()
             };
             state.check()?;
-            compress(&dense.view(), spec.as_deref(), &context)
+            plan::compress_as(&dense.view(), spec.as_deref(), &context)
         };
         spawn(env, &[], work, |env, tensor, _| {
             value::from(env, Tensor::in_memory(env, tensor)?)
@@ -346,7 +319,7 @@ impl Tensor {
             .transpose()?;
         let input = Source::read(env, view, "view")?.lend(env)?;
         let context = EncodeContext::default();
-        let tensor = guard(|| compress(&input.view()?, spec.as_deref(), &context));
+        let tensor = guard(|| plan::compress_as(&input.view()?, spec.as_deref(), &context));
         Self::in_memory(env, tensor.map_err(|e| js(env, e))?)
     }
 

@@ -120,15 +120,13 @@ fn native_conv<'local>(
         false => view.shape().to_vec(),
         true => dims(env, "x_shape", &x_shape)?.unwrap_or_default(),
     };
-    let y_shape = tensor.conv_output_shape(&x_shape, &options)?;
-    if backward && view.shape() != y_shape {
-        return Err(invalid(format!(
-            "g has shape {:?}; an x of shape {x_shape:?} makes {y_shape:?}",
-            view.shape()
-        )));
+    if backward {
+        tensor.check_gradient_shape(view.shape(), &x_shape, &options)?;
+        expect(y_name, y.len() / 4, &x_shape)?;
+    } else {
+        let y_shape = tensor.conv_output_shape(&x_shape, &options)?;
+        expect(y_name, y.len() / 4, &y_shape)?;
     }
-    let to = if backward { &x_shape } else { &y_shape };
-    expect(y_name, y.len() / 4, to)?;
     if y.overlaps(env, dense.in_place())? {
         return Err(invalid(format!("{y_name} overlaps {x_name}")));
     }

@@ -1,13 +1,12 @@
 //! Compressed tensors.
 
-use cortex::bytes::element_count;
-use cortex::form::{self, EncodeContext};
-use cortex::{Computed, Error, MatmulOptions, Precision, Tensor, plan};
+use cortex::form::EncodeContext;
+use cortex::{Computed, MatmulOptions, Precision, Tensor, plan};
 use jni::Env;
 use jni::objects::{JByteArray, JClass, JLongArray, JObject, JString};
 use jni::sys::{jboolean, jdouble, jint, jlong};
 
-use crate::error::{Failure, Result, invalid, long, size};
+use crate::error::{Result, invalid, long, size};
 use crate::handle::{Handle, TensorHandle};
 use crate::memory::{Lent, long_array};
 use crate::native;
@@ -36,11 +35,8 @@ fn native_compress<'local>(
     let data = (&data, kind, start, len);
     let dense = Dense::new(env, "view", data, dtype, &shape, &strides, origin)?;
     let view = dense.view("view", 1)?;
-    let spec = match optional_text(env, &spec, "spec")? {
-        Some(text) => form::parse(&text)?,
-        None => plan::spec_for(&view, &form::parse(plan::DEFAULT_SPEC)?)?,
-    };
-    let tensor = plan::compress(&view, &spec, &EncodeContext::default())?;
+    let spec = optional_text(env, &spec, "spec")?;
+    let tensor = plan::compress_as(&view, spec.as_deref(), &EncodeContext::default())?;
     Ok(Handle::give(tensor))
 }
 
@@ -179,23 +175,7 @@ fn native_decode_rows_f32<'local>(
 }
 
 fn window(tensor: &Tensor, start: jlong, count: jlong) -> Result<std::ops::Range<usize>> {
-    let (start, count) = (size(start, "start")?, size(count, "count")?);
-    match start.checked_add(count) {
-        Some(end) if end <= tensor.rows() => Ok(start..end),
-        _ => {
-            let rows = tensor.rows();
-            let what = format!("start {start} and count {count} reach past the {rows} rows");
-            Err(blame(tensor, Error::invalid(what)))
-        }
-    }
-}
-
-/// Adds the tensor's name to an error.
-fn blame(tensor: &Tensor, error: Error) -> Failure {
-    match tensor.name() {
-        Some(name) => error.with_tensor(name).into(),
-        None => error.into(),
-    }
+    Ok(tensor.window(size(start, "start")?, size(count, "count")?)?)
 }
 
 fn room(found: usize, rows: usize, row: usize, what: &str) -> Result<()> {
@@ -272,23 +252,17 @@ fn native_matmul<'local>(
     precision: jint,
 ) -> Result<jint> {
     let tensor = tensor.get();
-    let (name, inner, inner_name, outer) = match transposed {
-        false => ("x", tensor.cols(), "columns", tensor.rows()),
-        true => ("g", tensor.rows(), "rows", tensor.cols()),
+    let (name, inner, outer) = match transposed {
+        false => ("x", tensor.cols(), tensor.rows()),
+        true => ("g", tensor.rows(), tensor.cols()),
     };
     let options = matmul_options(threads, scratch_bytes, precision)?;
     let x = (&x, x_kind, x_start, x_len);
     let dense = Dense::new(env, name, x, dtype, &shape, &strides, origin)?;
     let view = dense.view(name, inner)?;
-    let batch = match view.shape().split_last() {
-        Some((&last, others)) if last == inner => element_count(others)?,
-        _ => {
-            return Err(invalid(format!(
-                "{name} has shape {:?}; its last dimension must be {inner}, the {inner_name} of \
-                 the tensor",
-                view.shape()
-            )));
-        }
+    let batch = match transposed {
+        false => tensor.matmul_batch(view.shape())?,
+        true => tensor.matmul_t_batch(view.shape())?,
     };
     let y = Lent::new(&y, y_kind, y_start, y_len)?;
     if batch.checked_mul(outer) != Some(y.len() / 4) {
