@@ -255,6 +255,10 @@ fn strips(form: &impl Sparse) -> usize {
 /// chunk is larger.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// What the time of a product with one vector is worth in dense products, for each value: its
+/// factor is gathered, which takes a cycle, and rows are short.
+const GATHERED_MACS: u64 = 8;
+
 /// The same product with less scratch, `taken` bytes being used already, and windows no
 /// larger than the second cache.
 pub(super) fn within<'a>(product: &Product<'a>, taken: usize, workers: usize) -> Product<'a> {
@@ -274,10 +278,10 @@ pub(super) fn matmul(
     product: &Product<'_>,
 ) -> Result<()> {
     let mut lease = Scratch::lease();
-    let workers = product.workers(form.matmul_macs().saturating_mul(batch as u64));
     if batch == 1 {
-        return by_columns(form, x, y, &mut lease.panel, workers, product);
+        return by_columns(form, x, y, &mut lease.panel, product);
     }
+    let workers = product.workers(form.matmul_macs().saturating_mul(batch as u64));
     let cols = form.meta().cols;
     let lanes = all_lanes(batch);
     let panels = turn(x, cols, &mut lease.panel, product)?;
@@ -334,9 +338,10 @@ fn by_columns(
     x: &[f32],
     y: &mut [f32],
     memory: &mut Vec<f32>,
-    workers: usize,
     product: &Product<'_>,
 ) -> Result<()> {
+    let macs = form.matmul_macs().saturating_mul(GATHERED_MACS);
+    let workers = product.workers(macs);
     let (cols, strips) = (form.meta().cols, strips(form));
     let all = aligned(memory, strips * INDEX_COLS);
     let pieces = x.chunks(form.strip_cols().min(cols));
@@ -347,37 +352,30 @@ fn by_columns(
     let product = within(product, aligned_bytes(strips * INDEX_COLS), workers);
     let cost =
         |rows: usize| form.window_bytes(rows) + form.list_bytes(rows) + rows.min(PANEL_ROWS) * 4;
-    product.windows(
-        form,
-        form.matmul_macs(),
-        usize::MAX,
-        y,
-        &cost,
-        |rows, y, scratch| {
-            let kernels = product.kernels;
-            let (window, mut list, _) = rooms(scratch);
-            let opened = form.open(&rows, kernels, window)?;
-            let y = y.row_mut(0);
-            for_lists(
-                form,
-                &opened,
-                &rows,
-                kernels,
-                &mut list,
-                |piece, strip, m| {
-                    let y = &mut y[piece.start - rows.start..piece.end - rows.start];
-                    if strip == 0 {
-                        kernels.index_dot(m, &x[0], y);
-                    } else {
-                        let mut sum = [0.0];
-                        kernels.index_dot(m, &x[strip], &mut sum);
-                        y[0] += sum[0];
-                    }
-                    Ok(())
-                },
-            )
-        },
-    )
+    product.windows(form, macs, usize::MAX, y, &cost, |rows, y, scratch| {
+        let kernels = product.kernels;
+        let (window, mut list, _) = rooms(scratch);
+        let opened = form.open(&rows, kernels, window)?;
+        let y = y.row_mut(0);
+        for_lists(
+            form,
+            &opened,
+            &rows,
+            kernels,
+            &mut list,
+            |piece, strip, m| {
+                let y = &mut y[piece.start - rows.start..piece.end - rows.start];
+                if strip == 0 {
+                    kernels.index_dot(m, &x[0], y);
+                } else {
+                    let mut sum = [0.0];
+                    kernels.index_dot(m, &x[strip], &mut sum);
+                    y[0] += sum[0];
+                }
+                Ok(())
+            },
+        )
+    })
 }
 
 /// Calls `f` with the lists of all rows of a window, [`PANEL_ROWS`] at most: rows, strip,

@@ -1,10 +1,10 @@
 //! The Node.js binding of Cortex.
 //!
 //! It converts values, keeps handles alive and turns errors into `CortexError`; everything
-//! else is the library's. One noun, one file: [`tensor`], [`archive`], [`writer`],
-//! [`sdr_index`], [`error`], and the free functions in [`model`], [`spec`], [`version`].
-//! What they share: [`value`] reads arguments, [`array`] typed arrays, [`product`] the
-//! inputs of products, [`task`] runs work off the event loop, [`call`] tells it to stop.
+//! else is the library's. One noun, one file: `tensor`, `archive`, `writer`,
+//! `sdr_index`, `error`, and the free functions in `model`, `spec`, `version`.
+//! What they share: `value` reads arguments, `array` typed arrays, `product` the
+//! inputs of products, `task` runs work off the event loop, `call` tells it to stop.
 //!
 //! Two rules keep JavaScript's memory safe. Getters and proxies run code, so every property
 //! is read before the first address of a typed array is asked for. And no other thread ever

@@ -1,9 +1,9 @@
 //! The JNI side of the Java binding of Cortex: conversion, lifetime and errors, one file a
 //! noun. Every function here is a private native method of the Java class of its noun.
 //!
-//! Every export is made by [`native!`], which catches panics and throws a
+//! Every export is made by `native!`, which catches panics and throws a
 //! `CortexException` for an error. Java checks its arguments for null, and hands over
-//! texts as UTF-8, memory as [`memory::Lent`], and objects as [`handle::Handle`].
+//! texts as UTF-8, memory as `memory::Lent`, and objects as `handle::Handle`.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs, clippy::undocumented_unsafe_blocks)]
