@@ -192,6 +192,32 @@ impl Tensor {
         done.map(|()| EXACT).map_err(|e| self.blame(e))
     }
 
+    /// The way that [`conv`](Self::conv) takes for an x of shape `x_shape`, or
+    /// [`conv_t`](Self::conv_t) to such an x: what [`ConvMethod::Auto`] stands for.
+    pub fn conv_way(
+        &self,
+        x_shape: &[usize],
+        transposed: bool,
+        options: &ConvOptions,
+    ) -> Result<ConvMethod> {
+        let shape = self.conv_shape(x_shape, "x", options)?;
+        let rounded = AtomicBool::new(false);
+        let mut product = options.matmul.product();
+        if !transposed && options.matmul.precision.rounds(self.error().relative) {
+            product = product.fast(&rounded);
+        }
+        let direction = match transposed {
+            false => Direction::Forward,
+            true => Direction::Backward,
+        };
+        let method = self.conv_method(&shape, direction, options, &product)?;
+        Ok(match method {
+            Method::Patches => ConvMethod::Patches,
+            Method::Direct => ConvMethod::Direct,
+            Method::Fourier(_) => ConvMethod::Fourier,
+        })
+    }
+
     /// How to compute it. The choice depends on the tensor, the shape and the options, but
     /// not on the number of threads.
     fn conv_method<'a>(
