@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_exceptions_come_out(source: Path, tmp_path: Path, kind: type[BaseExcept
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npz", "source.cai"]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where whoever runs the tests ignores the signal, as shells have
+    jobs in the background do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops(source: Path, tmp_path: Path) -> None:
     """In the thread of the call, at a moment at which nothing of it is under way."""
     out = tmp_path / "out"
@@ -90,6 +101,7 @@ def test_ctrl_c_stops(source: Path, tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_a_call_that_tells_nobody() -> None:
     """The thread of the call waits where it hears of signals, and has the library stopped."""
     told = ffi.new("cortex_progress *")
