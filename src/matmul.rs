@@ -46,6 +46,19 @@ impl MatmulOptions {
     pub(crate) fn product(&self) -> Product<'static> {
         Product::exact(kernel::best(), self.threads, self.scratch_bytes)
     }
+
+    /// A product that may round activations, if the precision allows it beside a stored error,
+    /// and then says so in `rounded`.
+    pub(crate) fn rounding_product<'a>(
+        &self,
+        stored_error: f64,
+        rounded: &'a AtomicBool,
+    ) -> Product<'a> {
+        match self.precision.rounds(stored_error) {
+            true => self.product().fast(rounded),
+            false => self.product(),
+        }
+    }
 }
 
 impl Tensor {
@@ -73,10 +86,7 @@ impl Tensor {
         options: &MatmulOptions,
     ) -> Result<Computed> {
         let rounded = AtomicBool::new(false);
-        let mut product = options.product();
-        if options.precision.rounds(self.error().relative) {
-            product = product.fast(&rounded);
-        }
+        let product = options.rounding_product(self.error().relative, &rounded);
         let result = product.matmul(self.form(), x, batch, y);
         let precision = match rounded.load(Ordering::Relaxed) {
             true => Precision::Fast,

@@ -342,6 +342,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// All elements, if they are aligned f32 without gaps.
+    fn as_f32(&self) -> Option<&[f32]> {
+        match self.dtype {
+            DType::F32 => bytemuck::try_cast_slice(self.contiguous_bytes()?).ok(),
+            _ => None,
+        }
+    }
+
     /// All elements of a view of any float dtype as f32, row-major: in place where they are
     /// aligned f32 already, else converted into `scratch`. Errors call the view `name`.
     pub fn floats<'s>(&'s self, name: &str, scratch: &'s mut Vec<f32>) -> Result<&'s [f32]> {
@@ -351,10 +359,7 @@ impl<'a> View<'a> {
                 self.dtype
             )));
         }
-        if self.dtype == DType::F32
-            && let Some(bytes) = self.contiguous_bytes()
-            && let Ok(values) = bytemuck::try_cast_slice(bytes)
-        {
+        if let Some(values) = self.as_f32() {
             return Ok(values);
         }
         // Fails, where memory is short, instead of ending the program.
@@ -377,10 +382,7 @@ impl<'a> View<'a> {
     /// into `scratch`.
     pub fn rows_f32<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32] {
         let cols = self.cols();
-        if self.dtype == DType::F32
-            && let Some(bytes) = self.contiguous_bytes()
-            && let Ok(values) = bytemuck::try_cast_slice(bytes)
-        {
+        if let Some(values) = self.as_f32() {
             return &values[rows.start * cols..rows.end * cols];
         }
         scratch.resize(rows.len() * cols, 0.0);

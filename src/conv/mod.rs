@@ -142,10 +142,9 @@ impl Tensor {
             return Ok(EXACT);
         }
         let rounded = AtomicBool::new(false);
-        let mut product = options.matmul.product();
-        if options.matmul.precision.rounds(self.error().relative) {
-            product = product.fast(&rounded);
-        }
+        let product = options
+            .matmul
+            .rounding_product(self.error().relative, &rounded);
         let form = self.form();
         let done = match self.conv_method(&shape, Direction::Forward, options, &product)? {
             Method::Patches => patches::forward(form, &product, &shape, x, y),
@@ -202,13 +201,14 @@ impl Tensor {
     ) -> Result<ConvMethod> {
         let shape = self.conv_shape(x_shape, "x", options)?;
         let rounded = AtomicBool::new(false);
-        let mut product = options.matmul.product();
-        if !transposed && options.matmul.precision.rounds(self.error().relative) {
-            product = product.fast(&rounded);
-        }
-        let direction = match transposed {
-            false => Direction::Forward,
-            true => Direction::Backward,
+        let (direction, product) = match transposed {
+            false => {
+                let product = options
+                    .matmul
+                    .rounding_product(self.error().relative, &rounded);
+                (Direction::Forward, product)
+            }
+            true => (Direction::Backward, options.matmul.product()),
         };
         let method = self.conv_method(&shape, direction, options, &product)?;
         Ok(match method {
