@@ -543,8 +543,8 @@ const WIDE_NOISE: f64 = 1e-4;
 const NARROW_BATCH: usize = 96;
 
 /// Sums of tiles that are kept before they go to the output, at most, but for one tile's:
-/// 64 KiB.
-const SUMS: usize = 1024;
+/// 256 KiB.
+const SUMS: usize = 4096;
 
 impl Quant {
     /// The product by rounded activations; false where they are not finite.
@@ -605,8 +605,9 @@ impl Quant {
         let block_bytes = BLOCK_COLS * TILE_ROWS;
         let rows_of_x = batch * digits;
         // Sums that go to the output together.
-        let at_once =
-            tiles_at_once(TILE_ROWS * layout.code_row_bytes()).min(SUMS.div_ceil(rows_of_x));
+        let code_bytes = TILE_ROWS * layout.code_row_bytes();
+        let at_once = tiles_at_once(code_bytes, rows_of_x, product.kernels.dot_batch());
+        let at_once = at_once.min(SUMS.div_ceil(rows_of_x));
         let beside =
             2 * blocks * block_bytes + (at_once * rows_of_x) * size_of::<[f32; TILE_ROWS]>();
         let cost = |rows: usize| self.scratch_for(rows) + beside;
@@ -692,9 +693,13 @@ impl Quant {
                             &mut panel.row_mut(b)[run.start - rows.start..run.end - rows.start];
                         for (t, out) in row.chunks_mut(TILE_ROWS).enumerate() {
                             let digits_of = &sums[t * rows_of_x + b * digits..][..digits];
-                            for (r, out) in out.iter_mut().enumerate() {
-                                // The smallest first.
-                                *out = digits_of.iter().rev().map(|sums| sums[r]).sum();
+                            let (last, before) = digits_of.split_last().expect("a digit");
+                            out.copy_from_slice(&last[..out.len()]);
+                            // The smallest first.
+                            for sums in before.iter().rev() {
+                                for (out, sum) in out.iter_mut().zip(sums) {
+                                    *out += sum;
+                                }
                             }
                         }
                     }

@@ -223,6 +223,8 @@ pub(crate) unsafe trait Lines: Sized {
     const SIGNED_8: bool;
     /// Batch rows that go through one tile at once.
     const BATCH: usize;
+    /// Whether there is [`tall`](Self::tall).
+    const TALL: bool = false;
 
     /// Runs a task in a function of its own that is compiled for this set: all widths and
     /// numbers of rows in one function take compilers half as long again.
@@ -254,19 +256,35 @@ pub(crate) unsafe trait Lines: Sized {
     unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     unsafe fn load_f32(from: &[f32; TILE_ROWS]) -> Self::Floats;
     unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]);
-    unsafe fn prefetch(at: *const u8);
+    /// Asks for the line that lies `near` bytes further, for the first cache, and that `far` bytes
+    /// further, for the second.
+    unsafe fn prefetch(line: *const u8, near: usize, far: usize);
 
-    /// The sums with the products of `blocks` blocks of 32 columns, as they lie one after
-    /// another in a tile and in a piece of `NB` rows, if the set has a way of its own; else
-    /// they are taken line by line, row by row.
+    /// Adds the products of `blocks` blocks of 32 columns, as they lie one after another in
+    /// tiles that are `apart` bytes from each other and in a piece of `NB` rows, if the set has
+    /// a way of its own; else they are taken line by line, row by row.
     #[inline(always)]
-    unsafe fn add_blocks<const BITS: u32, const NB: usize>(
-        _sums: &[Self::Sums; NB],
+    unsafe fn add_blocks<const BITS: u32, const NB: usize, const NT: usize>(
+        _sums: &mut [[Self::Sums; NB]; NT],
         _codes: *const u8,
+        _apart: usize,
         _xs: *const i8,
         _blocks: usize,
-    ) -> Option<[Self::Sums; NB]> {
-        None
+    ) -> bool {
+        false
+    }
+
+    /// Several tiles of 8-bit codes without zeros with a piece of many rows, where the set has
+    /// registers for all of their sums ([`TALL`](Self::TALL)): activations are then loaded
+    /// once for all of the tiles. As [`multiply`], bit by bit.
+    #[inline(always)]
+    unsafe fn tall<const NB: usize, const NT: usize>(
+        _w: &Tiles<'_>,
+        _x: &Activations<'_>,
+        _part: &Part,
+        _out: &mut [[f32; TILE_ROWS]],
+    ) {
+        unreachable!("a set without tall pieces")
     }
 }
 
@@ -307,156 +325,273 @@ unsafe fn open_line<C: Codes, const BITS: u32, const STEP: u32>(block: *const u8
     }
 }
 
-/// Bytes ahead of the codes being multiplied that the next ones are asked for: with less,
-/// one core does not keep enough lines of DRAM in flight; measured 2 to 8 KiB alike.
-const AHEAD: usize = 4096;
+/// Bytes ahead of the codes being multiplied that the next are asked for, into the first cache
+/// and from memory into the second. A core of Zen 4 has 24 lines under way to the first, too few for
+/// DRAM, and 48 to the second: with one distance of 2 to 8 KiB for both, batches of 1 and 8
+/// took 1.1 to 1.2 times as long. Half to twice these are alike.
+const NEAR: usize = 1024;
+const FAR: usize = 8192;
 
-/// One tile with the piece of `NB` rows of activations from `first` on. Two tiles at once
-/// would load activations half as often, and spill: measured at less than half the rate.
-#[inline(always)]
-unsafe fn multiply<L: Lines, const BITS: u32, const NB: usize>(
-    w: &Tiles<'_>,
+/// What is multiplied in one go: `NT` tiles, the first and every `apart`th after it, with the
+/// rows of activations from `row` on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
     tile: usize,
+    apart: usize,
+    row: usize,
+}
+
+/// Where a product of `NT` tiles and a piece of `NB` rows stands: a group of columns after the
+/// other.
+struct Cursor {
+    /// Codes of the first tile, and bytes to those of the next.
+    codes: *const u8,
+    code_apart: usize,
+    /// Scales of the first tile's group, if there are any, and bytes to those of the next.
+    head: *const u8,
+    head_apart: usize,
+    head_bytes: usize,
+    /// Groups of activations that share a scale of the weights, and how many of them are left.
+    per_head: usize,
+    heads_left: usize,
+    /// Codes, scales and offsets of the piece.
+    xs: *const i8,
+    scales: *const f32,
+    offsets: *const i32,
+    /// Sums of the first tile, and how many lie before those of the next.
+    out: *mut [f32; TILE_ROWS],
+    out_apart: usize,
+    /// Blocks of 32 columns of a group, and all that are left.
+    group_blocks: usize,
+    blocks_left: usize,
+}
+
+impl Cursor {
+    /// At the first group of `part`. What the pointers are good for until
+    /// [`blocks`](Self::blocks) ends: blocks of codes in each tile and in the piece, a scale
+    /// and an offset of each row for each group, a head of each tile for each of its groups if
+    /// there are scales, and `NB` sums of each tile.
+    #[inline(always)]
+    fn new<const NB: usize, const NT: usize>(
+        w: &Tiles<'_>,
+        x: &Activations<'_>,
+        part: &Part,
+        out: &mut [[f32; TILE_ROWS]],
+    ) -> Self {
+        let Part { tile, apart, row } = *part;
+        let last = tile + (NT - 1) * apart;
+        let groups = w.cols.div_ceil(x.group);
+        assert!(w.cols == x.cols && w.cols.is_multiple_of(32) && x.group.is_multiple_of(32));
+        assert!(w.holds(last) && last * x.rows + row + NB <= out.len());
+        assert!((row + NB) * x.cols <= x.codes.len());
+        assert!((row + NB) * groups <= x.scales.len() && (row + NB) * groups <= x.offsets.len());
+        let per_head = match w.group >= w.cols {
+            true => usize::MAX,
+            false => w.group / x.group,
+        };
+        // SAFETY: by the assertions, these are within the slices; scales may be none.
+        unsafe {
+            Self {
+                codes: w.codes.as_ptr().add(tile * w.code_stride),
+                code_apart: apart * w.code_stride,
+                head: w.scales.as_ptr().wrapping_add(tile * w.scale_stride),
+                head_apart: apart * w.scale_stride,
+                head_bytes: w.head_bytes(),
+                per_head,
+                heads_left: per_head,
+                xs: x.codes.as_ptr().add(row * x.cols),
+                scales: x.scales.as_ptr().add(row * groups),
+                offsets: x.offsets.as_ptr().add(row * groups),
+                out: out.as_mut_ptr().add(tile * x.rows + row),
+                out_apart: apart * x.rows,
+                group_blocks: x.group / 32,
+                blocks_left: w.cols / 32,
+            }
+        }
+    }
+
+    /// Blocks of this group, 0 after the last.
+    #[inline(always)]
+    fn blocks(&mut self) -> usize {
+        let blocks = self.blocks_left.min(self.group_blocks);
+        self.blocks_left -= blocks;
+        blocks
+    }
+
+    /// Past a number of columns, whose codes take `bytes` in a tile.
+    #[inline(always)]
+    fn pass<const NB: usize>(&mut self, bytes: usize, cols: usize) {
+        self.codes = self.codes.wrapping_add(bytes);
+        self.xs = self.xs.wrapping_add(cols * NB);
+    }
+
+    /// Past the scales of a group.
+    #[inline(always)]
+    fn pass_group<const NB: usize>(&mut self) {
+        self.heads_left -= 1;
+        if self.heads_left == 0 {
+            self.head = self.head.wrapping_add(self.head_bytes);
+            self.heads_left = self.per_head;
+        }
+        self.scales = self.scales.wrapping_add(NB);
+        self.offsets = self.offsets.wrapping_add(NB);
+    }
+}
+
+/// Adds the product of `NT` tiles and a piece of `NB` rows to `out[tile · rows + row]`.
+#[inline(always)]
+unsafe fn multiply<L: Lines, const BITS: u32, const NB: usize, const NT: usize>(
+    w: &Tiles<'_>,
     x: &Activations<'_>,
-    first: usize,
+    part: &Part,
     out: &mut [[f32; TILE_ROWS]],
 ) {
-    let groups = w.cols.div_ceil(x.group);
     let signed = BITS == 8 && L::SIGNED_8;
     let block_bytes = 64 * BITS as usize;
-    assert!(w.cols == x.cols && w.cols.is_multiple_of(32) && x.group.is_multiple_of(32));
-    assert!(w.holds(tile));
-    assert!((first + NB) * x.cols <= x.codes.len());
-    assert!((first + NB) * groups <= x.scales.len() && (first + NB) * groups <= x.offsets.len());
-    assert!(out.len() >= NB);
-    // Groups of activations that share a scale of the weights.
-    let per_head = if w.group >= w.cols {
-        usize::MAX
-    } else {
-        w.group / x.group
-    };
-    // SAFETY: `Lines` may be used (the caller's); every offset below stays within the
-    // slices by the assertions above: codes are read by blocks of 32 columns up to `cols`
-    // of each tile and of the piece, scales up to `groups` of each, heads up to that of the
-    // last group. A prefetch reads nothing.
+    assert!(w.bits == BITS);
+    let mut at = Cursor::new::<NB, NT>(w, x, part, out);
+    // SAFETY: `Lines` may be used (the caller's); `Cursor` says what its pointers are good for.
+    // A prefetch reads nothing.
     unsafe {
-        let mut codes = w.codes.as_ptr().add(tile * w.code_stride);
-        let mut head = w.scales.as_ptr().wrapping_add(tile * w.scale_stride);
-        let head_bytes = w.head_bytes();
-        let mut heads_left = per_head;
-        let mut xs = x.codes.as_ptr().add(first * x.cols);
-        let mut scales = x.scales.as_ptr().add(first * groups);
-        let mut offsets = x.offsets.as_ptr().add(first * groups);
         let unit = L::splat_f32(w.multiplier);
-        let mut total = [unit; NB];
-        for b in 0..NB {
-            total[b] = L::load_f32(&out[b]);
-        }
-        let mut left = w.cols / 32;
-        while left > 0 {
-            let blocks = left.min(x.group / 32);
-            left -= blocks;
-            let mut acc = [L::splat(0); NB];
-            if !signed {
-                for b in 0..NB {
-                    acc[b] = L::splat(*offsets.add(b));
-                }
-            } else if w.half != 128 {
-                // Opened from fewer bits: what `dot8` subtracts is too much.
-                for b in 0..NB {
-                    acc[b] = L::splat(*offsets.add(b) - *offsets.add(b) / w.half * 128);
-                }
-            }
-            let mut steps = blocks;
-            if let Some(sums) = L::add_blocks::<BITS, NB>(&acc, codes, xs, blocks) {
-                acc = sums;
-                codes = codes.add(blocks * block_bytes);
-                xs = xs.add(blocks * 32 * NB);
-                steps = 0;
-            }
-            for _ in 0..steps {
-                macro_rules! step {
-                    ($s:literal) => {{
-                        let line = open_line::<L::Codes, BITS, $s>(codes);
-                        for b in 0..NB {
-                            let four = L::four(xs, $s * NB + b);
-                            acc[b] = match BITS {
-                                8 => L::dot8(acc[b], line, four),
-                                _ => L::dot(acc[b], line, four),
-                            };
-                        }
-                    }};
-                }
-                for line in 0..BITS as usize {
-                    L::prefetch(codes.wrapping_add(AHEAD + 64 * line));
-                }
-                step!(0);
-                step!(1);
-                step!(2);
-                step!(3);
-                step!(4);
-                step!(5);
-                step!(6);
-                step!(7);
-                codes = codes.add(block_bytes);
-                xs = xs.add(32 * NB);
-            }
-            let (mut s, mut z) = (unit, L::splat_f32(w.offset));
-            if !w.scales.is_empty() {
-                L::prefetch(head.wrapping_add(AHEAD / 8));
-                s = L::mul(L::load_f16(head), unit);
-                if w.zeros {
-                    z = L::load_f16(head.add(2 * TILE_ROWS));
-                }
-            }
+        let mut total = [[unit; NB]; NT];
+        for t in 0..NT {
             for b in 0..NB {
-                let both = L::mul(s, L::splat_f32(*scales.add(b)));
-                total[b] = L::fma(L::to_floats(acc[b]), both, total[b]);
+                total[t][b] = L::load_f32(&*at.out.add(t * at.out_apart + b));
             }
-            if w.zeros {
-                let z = L::mul(z, unit);
-                for b in 0..NB {
-                    // A power of two: this is the sum itself.
-                    let sum = *offsets.add(b) as f32 / -(w.half as f32) * *scales.add(b);
-                    total[b] = L::fma(z, L::splat_f32(sum), total[b]);
+        }
+        loop {
+            let mut blocks = at.blocks();
+            if blocks == 0 {
+                break;
+            }
+            let mut acc = [[L::splat(0); NB]; NT];
+            for b in 0..NB {
+                let mut offset = *at.offsets.add(b);
+                if signed {
+                    // Opened from fewer bits: what `dot8` subtracts is too much.
+                    offset -= offset / w.half * 128;
+                }
+                for t in 0..NT {
+                    acc[t][b] = L::splat(offset);
                 }
             }
-            heads_left -= 1;
-            if heads_left == 0 {
-                head = head.wrapping_add(head_bytes);
-                heads_left = per_head;
+            if L::add_blocks::<BITS, NB, NT>(&mut acc, at.codes, at.code_apart, at.xs, blocks) {
+                at.pass::<NB>(blocks * block_bytes, blocks * 32);
+                blocks = 0;
             }
-            scales = scales.add(NB);
-            offsets = offsets.add(NB);
+            for _ in 0..blocks {
+                macro_rules! step {
+                    ($($s:literal)*) => {$({
+                        let mut lines = [open_line::<L::Codes, BITS, $s>(at.codes); NT];
+                        for t in 1..NT {
+                            let codes = at.codes.add(t * at.code_apart);
+                            lines[t] = open_line::<L::Codes, BITS, $s>(codes);
+                        }
+                        for b in 0..NB {
+                            let four = L::four(at.xs, $s * NB + b);
+                            for t in 0..NT {
+                                acc[t][b] = match BITS {
+                                    8 => L::dot8(acc[t][b], lines[t], four),
+                                    _ => L::dot(acc[t][b], lines[t], four),
+                                };
+                            }
+                        }
+                    })*};
+                }
+                for t in 0..NT {
+                    for line in 0..BITS as usize {
+                        let line = at.codes.wrapping_add(t * at.code_apart + 64 * line);
+                        L::prefetch(line, NEAR, FAR);
+                    }
+                }
+                step!(0 1 2 3 4 5 6 7);
+                at.pass::<NB>(block_bytes, 32);
+            }
+            for t in 0..NT {
+                let head = at.head.wrapping_add(t * at.head_apart);
+                let (mut s, mut z) = (unit, L::splat_f32(w.offset));
+                if !w.scales.is_empty() {
+                    L::prefetch(head, NEAR / 8, FAR / 8);
+                    s = L::mul(L::load_f16(head), unit);
+                    if w.zeros {
+                        z = L::load_f16(head.add(2 * TILE_ROWS));
+                    }
+                }
+                for b in 0..NB {
+                    let scale = *at.scales.add(b);
+                    let both = L::mul(s, L::splat_f32(scale));
+                    total[t][b] = L::fma(L::to_floats(acc[t][b]), both, total[t][b]);
+                    if w.zeros {
+                        // A power of two: this is the sum itself.
+                        let codes = *at.offsets.add(b) as f32 / -(w.half as f32) * scale;
+                        total[t][b] = L::fma(L::mul(z, unit), L::splat_f32(codes), total[t][b]);
+                    }
+                }
+            }
+            at.pass_group::<NB>();
         }
-        for b in 0..NB {
-            L::store(total[b], &mut out[b]);
+        for t in 0..NT {
+            for b in 0..NB {
+                L::store(total[t][b], &mut *at.out.add(t * at.out_apart + b));
+            }
         }
     }
 }
 
-/// Tiles of so many bytes that are multiplied together: a quarter of a second-level cache.
-pub fn tiles_at_once(code_bytes: usize) -> usize {
-    ((256 << 10) / code_bytes.max(1)).clamp(1, 16)
+/// Tiles of so many bytes that are multiplied together by `rows` rows of activations, of which
+/// `most` go at once: a quarter of a second-level cache, but for those that meet one piece only.
+pub fn tiles_at_once(code_bytes: usize, rows: usize, most: usize) -> usize {
+    match piece(rows, most, 0).1 == rows {
+        true => usize::MAX,
+        false => ((256 << 10) / code_bytes.max(1)).clamp(1, 16),
+    }
 }
 
-/// Some tiles with the piece of `NB` rows from `first` on.
+/// Some tiles with the piece of `NB` rows from `row` on.
 struct Piece<'a, 'b, L: Lines, const BITS: u32, const NB: usize> {
     w: &'a Tiles<'b>,
     tiles: Range<usize>,
     x: &'a Activations<'b>,
-    first: usize,
+    row: usize,
     out: &'a mut [[f32; TILE_ROWS]],
     set: PhantomData<L>,
 }
 
+impl<L: Lines, const BITS: u32, const NB: usize> Piece<'_, '_, L, BITS, NB> {
+    /// Multiplies tiles `NT` at a time, which lie as far apart as they can: memory gives several
+    /// streams of addresses more than one. Less than `NT` are left.
+    #[inline(always)]
+    unsafe fn take<const NT: usize>(&mut self) {
+        let apart = self.tiles.len() / NT;
+        let from = self.tiles.start;
+        self.tiles.start += NT * apart;
+        for tile in from..from + apart {
+            let row = self.row;
+            let part = Part { tile, apart, row };
+            // SAFETY: the caller's.
+            unsafe {
+                match const { L::TALL && BITS == 8 && NB >= 8 && NT > 1 } {
+                    true => L::tall::<NB, NT>(self.w, self.x, &part, self.out),
+                    false => multiply::<L, BITS, NB, NT>(self.w, self.x, &part, self.out),
+                }
+            }
+        }
+    }
+}
+
 impl<L: Lines, const BITS: u32, const NB: usize> Task for Piece<'_, '_, L, BITS, NB> {
     #[inline(always)]
-    unsafe fn run(self) {
-        for tile in self.tiles {
-            let out = &mut self.out[tile * self.x.rows + self.first..];
-            // SAFETY: the caller's; `multiply` checks every length.
-            unsafe { multiply::<L, BITS, NB>(self.w, tile, self.x, self.first, out) };
+    unsafe fn run(mut self) {
+        let wide = self.x.group >= WIDE_GROUP && !self.w.zeros;
+        // SAFETY: the caller's.
+        unsafe {
+            match NB {
+                1..=3 => self.take::<4>(),
+                8.. if L::TALL && BITS == 8 && wide => self.take::<2>(),
+                _ => {}
+            }
+            self.take::<1>();
         }
     }
 }
@@ -470,10 +605,10 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
 ) {
     let (rows, tiles) = (x.rows, out.len() / x.rows);
     // Some tiles at a time, all of which a piece of activations meets before the next.
-    let at_once = tiles_at_once(w.code_stride);
+    let at_once = tiles_at_once(w.code_stride, rows, L::BATCH);
     let mut from = 0;
     while from < tiles {
-        let to = tiles.min(from + at_once);
+        let to = tiles.min(from.saturating_add(at_once));
         let mut b = 0;
         macro_rules! pieces {
             ($($n:literal),*) => {$(
@@ -485,7 +620,7 @@ unsafe fn multiply_all<L: Lines, const BITS: u32>(
                             w,
                             tiles: from..to,
                             x,
-                            first: b,
+                            row: b,
                             out: &mut *out,
                             set: PhantomData,
                         });
@@ -751,19 +886,9 @@ const LANES: usize = 16;
 /// Bits of the largest magnitude: those of an infinity or more if a value is not finite.
 #[inline(always)]
 fn largest(x: &[f32]) -> u32 {
-    // Magnitudes as integers are in the order of the floats, with NaN on top.
-    let bits = |v: f32| v.to_bits() & 0x7fff_ffff;
-    let mut max = [0u32; LANES];
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for v in whole {
-        for l in 0..LANES {
-            max[l] = max[l].max(bits(v[l]));
-        }
-    }
-    for (l, v) in rest.iter().enumerate() {
-        max[l] = max[l].max(bits(*v));
-    }
-    max.into_iter().fold(0, u32::max)
+    // Magnitudes as integers are in the order of the floats, with NaN on top. Not in lanes of our
+    // own: compilers gather those.
+    x.iter().map(|v| v.to_bits() & 0x7fff_ffff).fold(0, u32::max)
 }
 
 /// `Σ x²`.

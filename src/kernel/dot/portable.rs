@@ -123,5 +123,5 @@ unsafe impl Lines for Portable {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
+    unsafe fn prefetch(_: *const u8, _: usize, _: usize) {}
 }

@@ -3,8 +3,18 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Codes, Lines, TILE_ROWS, Task};
+use super::{Activations, Codes, Cursor, FAR, Lines, NEAR, Part, TILE_ROWS, Task, Tiles};
 use crate::kernel::dense::{self, Simd};
+
+/// [`Lines::prefetch`]
+#[inline(always)]
+fn prefetch(line: *const u8, near: usize, far: usize) {
+    // SAFETY: SSE, which every x86-64 CPU has; any address may be prefetched.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(near).cast());
+        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(far).cast());
+    }
+}
 
 // SAFETY: every intrinsic below needs AVX2 at most, which whoever calls has.
 unsafe impl Codes for [__m256i; 2] {
@@ -199,23 +209,26 @@ unsafe impl Lines for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        // SAFETY: a prefetch of any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    unsafe fn prefetch(line: *const u8, near: usize, far: usize) {
+        prefetch(line, near, far);
     }
 
     #[inline(always)]
-    unsafe fn add_blocks<const BITS: u32, const NB: usize>(
-        sums: &[Self::Sums; NB],
+    unsafe fn add_blocks<const BITS: u32, const NB: usize, const NT: usize>(
+        sums: &mut [[Self::Sums; NB]; NT],
         codes: *const u8,
+        apart: usize,
         xs: *const i8,
         blocks: usize,
-    ) -> Option<[Self::Sums; NB]> {
-        match BITS {
-            // SAFETY: the caller's.
-            2..=5 => Some(unsafe { in_shorts::<BITS, NB>(sums, codes, xs, blocks) }),
-            _ => None,
+    ) -> bool {
+        let shorts = matches!(BITS, 2..=5);
+        if shorts {
+            for (t, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's.
+                *sums = unsafe { in_shorts::<BITS, NB>(sums, codes.add(t * apart), xs, blocks) };
+            }
         }
+        shorts
     }
 }
 
@@ -370,7 +383,7 @@ unsafe fn in_shorts<const BITS: u32, const NB: usize>(
                     })*};
                 }
                 for line in 0..BITS as usize {
-                    Avx2::prefetch(codes.wrapping_add(super::AHEAD + 64 * line));
+                    prefetch(codes.wrapping_add(64 * line), NEAR, FAR);
                 }
                 step!(0 1 2 3 4 5 6 7);
                 codes = codes.add(64 * BITS as usize);
@@ -430,6 +443,7 @@ unsafe impl Lines for Vnni {
     type Floats = __m512;
     const SIGNED_8: bool = false;
     const BATCH: usize = 12;
+    const TALL: bool = true;
 
     #[inline(never)]
     unsafe fn call<T: Task>(task: T) {
@@ -540,8 +554,94 @@ unsafe impl Lines for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        // SAFETY: a prefetch of any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    unsafe fn prefetch(line: *const u8, near: usize, far: usize) {
+        prefetch(line, near, far);
+    }
+
+    #[inline(always)]
+    unsafe fn tall<const NB: usize, const NT: usize>(
+        w: &Tiles<'_>,
+        x: &Activations<'_>,
+        part: &Part,
+        out: &mut [[f32; TILE_ROWS]],
+    ) {
+        // Rows by name: arrays of so many registers, indexed by loops, compilers keep in memory.
+        macro_rules! rows {
+            ($do:ident) => { $do!(0 1 2 3 4 5 6 7 8 9 10 11) };
+        }
+        let mut at = Cursor::new::<NB, NT>(w, x, part, out);
+        // SAFETY: the caller's; `Cursor` has checked that what `part` names is there.
+        unsafe {
+            let unit = _mm512_set1_ps(w.multiplier);
+            loop {
+                let blocks = at.blocks();
+                if blocks == 0 {
+                    break;
+                }
+                let mut a = [_mm512_setzero_si512(); 12];
+                let (mut b, mut c) = (a, a);
+                macro_rules! begin {
+                    ($($i:literal)*) => {$(
+                        if $i < NB {
+                            a[$i] = _mm512_set1_epi32(*at.offsets.add($i));
+                            b[$i] = a[$i];
+                            c[$i] = a[$i];
+                        }
+                    )*};
+                }
+                rows!(begin);
+                for _ in 0..blocks {
+                    for t in 0..NT {
+                        for line in 0..8 {
+                            let line = at.codes.wrapping_add(t * at.code_apart + 64 * line);
+                            prefetch(line, NEAR, FAR);
+                        }
+                    }
+                    for _ in 0..8 {
+                        let u = __m512i::load(at.codes);
+                        let v = __m512i::load(at.codes.add(at.code_apart));
+                        let w = __m512i::load(at.codes.add((NT - 1) * at.code_apart));
+                        macro_rules! dot {
+                            ($($i:literal)*) => {$(
+                                if $i < NB {
+                                    let four = Self::four(at.xs, $i);
+                                    a[$i] = _mm512_dpbusd_epi32(a[$i], u, four);
+                                    b[$i] = _mm512_dpbusd_epi32(b[$i], v, four);
+                                    if NT > 2 {
+                                        c[$i] = _mm512_dpbusd_epi32(c[$i], w, four);
+                                    }
+                                }
+                            )*};
+                        }
+                        rows!(dot);
+                        at.pass::<NB>(64, 4);
+                    }
+                }
+                for t in 0..NT {
+                    let head = at.head.wrapping_add(t * at.head_apart);
+                    let s = match w.scales.is_empty() {
+                        true => unit,
+                        false => _mm512_mul_ps(Self::load_f16(head), unit),
+                    };
+                    let sums = match t {
+                        0 => &a,
+                        1 => &b,
+                        _ => &c,
+                    };
+                    macro_rules! end {
+                        ($($i:literal)*) => {$(
+                            if $i < NB {
+                                let both = _mm512_mul_ps(s, _mm512_set1_ps(*at.scales.add($i)));
+                                let to = &mut *at.out.add(t * at.out_apart + $i);
+                                let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[$i]), both, Self::load_f32(to));
+                                Self::store(sum, to);
+                            }
+                        )*};
+                    }
+                    rows!(end);
+                }
+                at.pass_group::<NB>();
+            }
+        }
     }
 }
