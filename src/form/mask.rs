@@ -136,6 +136,8 @@ struct Mask {
     rows_per_block: usize,
     /// Values before each block, from `counts`, and `count` at the end.
     starts: Vec<usize>,
+    /// Most values of a block.
+    most: usize,
 }
 
 /// Where values stand.
@@ -296,6 +298,7 @@ fn encode_form(
         whole,
         count,
         rows_per_block: block,
+        most: most(&starts),
         starts,
         meta,
     }))
@@ -367,6 +370,7 @@ fn with_indices(
         whole,
         count,
         rows_per_block: 1,
+        most: most(&starts),
         starts,
         meta,
     }))
@@ -455,8 +459,15 @@ fn open(mut stored: Stored) -> Result<Box<dyn Form>> {
         whole: stored.flag("whole")?,
         count,
         rows_per_block,
+        most: most(&starts),
         starts,
     }))
+}
+
+/// Most values of a block. Products ask for it often: on small tensors the search took a third
+/// of their time.
+fn most(starts: &[usize]) -> usize {
+    starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0)
 }
 
 /// A window of positions.
@@ -609,10 +620,10 @@ impl Mask {
     }
 
     fn most_values(&self, rows: usize) -> usize {
-        let most = self.starts.windows(2).map(|w| w[1] - w[0]).max();
         let blocks = rows / self.rows_per_block + 2;
-        let most = most.unwrap_or(0).saturating_mul(blocks);
-        most.min(self.count)
+        self.most
+            .saturating_mul(blocks)
+            .min(self.count)
             .min(rows.saturating_mul(self.meta.cols))
     }
 
@@ -1045,6 +1056,7 @@ impl Form for Mask {
             count: self.count,
             rows_per_block: self.rows_per_block,
             starts: self.starts.clone(),
+            most: self.most,
         }))
     }
 
