@@ -236,15 +236,14 @@ pub(super) fn store(
     }
 }
 
-/// Columns of a list whose panel is gone through at once: such that a row has a dozen values
-/// or more in each, and a first cache's at least. A dozen products take as long as loading and
-/// storing the sums, and the branch at their end that is not foreseen.
+/// Columns of a list whose panel is gone through at once: such that a row has sixteen values
+/// or more in each, and a first cache's at least. What a row costs in a block besides, finding
+/// its end and loading and storing the sums, takes as long as six or eight values.
 fn block_cols(form: &impl Sparse, lanes: usize) -> usize {
     let meta = form.meta();
     let weights = meta.rows as u64 * meta.cols as u64;
-    let cols = (weights * 12).div_ceil((form.count() as u64).max(1));
-    let cols = (cols as usize).clamp(128, INDEX_COLS).next_power_of_two();
-    cols * 64 / lanes
+    let cols = (weights * 16).div_ceil((form.count() as u64).max(1));
+    (cols as usize).clamp(128, INDEX_COLS).next_multiple_of(64) * 64 / lanes
 }
 
 fn strips(form: &impl Sparse) -> usize {

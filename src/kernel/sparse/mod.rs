@@ -755,8 +755,8 @@ unsafe fn index_dot_body<S: Set>(m: &IndexRows<'_>, x: &[f32; INDEX_COLS], out: 
         unsafe {
             let mut sums = [S::zero(); 2];
             for (list, v) in pairs.zip(value_pairs) {
-                prefetch(list, 512, 2 * S::WIDTH);
-                prefetch(v, 256, 2 * S::WIDTH);
+                prefetch(list, 1024, 2 * S::WIDTH);
+                prefetch(v, 512, 2 * S::WIDTH);
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let x = S::pick(list.as_ptr().add(i * S::WIDTH), x);
                     *sum = S::fma(S::load(v.as_ptr().add(i * S::WIDTH)), x, *sum);

@@ -1,9 +1,10 @@
 //! Registers of AVX2 and AVX-512, and how VBMI2 makes lists.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::portable;
-use super::{INDEX_COLS, MaskRows, Set, add_lines, add_row, descents_body, word};
+use super::{INDEX_COLS, MaskRows, Set, add_line, add_lines, add_row, descents_body, word};
 
 /// AVX2, FMA, BMI.
 #[derive(Clone, Copy, Debug)]
@@ -694,6 +695,70 @@ unsafe fn pick_few_512(columns: &[u16], values: &[f32], x: &[f32; INDEX_COLS]) -
     }
 }
 
+/// `add_row` with fewer loads, which are what it waits for: four columns and four values
+/// come with one each, and values are spread by shuffles.
+///
+/// # Safety
+/// As for `add_row`, with AVX-512; `I` is u8 or u16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn add_row_512<const Z: usize, const C: usize, I: Copy + Into<usize>>(
+    list: &[I],
+    values: &[f32],
+    panel: &[f32],
+    sums: &mut [f32],
+) {
+    let lanes = Z * 16;
+    assert!(values.len() == list.len() && sums.len() == lanes);
+    // SAFETY: as in `add_row`; a word holds the four columns of a group.
+    unsafe {
+        let to = sums.as_mut_ptr();
+        let mut acc = [[_mm512_setzero_ps(); Z]; C];
+        for (z, acc) in acc[0].iter_mut().enumerate() {
+            *acc = _mm512_loadu_ps(to.add(16 * z));
+        }
+        let (groups, rest) = list.as_chunks::<4>();
+        let (value_groups, value_rest) = values.as_chunks::<4>();
+        for (group, v) in groups.iter().zip(value_groups) {
+            let bits = 8 * size_of::<I>();
+            let columns = match size_of::<I>() {
+                1 => u64::from(group.as_ptr().cast::<u32>().read_unaligned()),
+                _ => group.as_ptr().cast::<u64>().read_unaligned(),
+            };
+            let mut v = _mm512_broadcast_f32x4(_mm_loadu_ps(v.as_ptr()));
+            // Or compilers make four loads of the shuffles below.
+            asm!("/* {0} */", inout(zmm_reg) v, options(pure, nomem, nostack, preserves_flags));
+            let spread = [
+                _mm512_permute_ps::<0x00>(v),
+                _mm512_permute_ps::<0x55>(v),
+                _mm512_permute_ps::<0xaa>(v),
+                _mm512_permute_ps::<0xff>(v),
+            ];
+            for (i, v) in spread.into_iter().enumerate() {
+                let column = columns >> (bits * i) & ((1 << bits) - 1);
+                let line = panel.as_ptr().add(column as usize * lanes);
+                for (z, acc) in acc[i % C].iter_mut().enumerate() {
+                    *acc = _mm512_fmadd_ps(v, _mm512_loadu_ps(line.add(16 * z)), *acc);
+                }
+            }
+        }
+        // By constants, so that the sums stay in registers.
+        for i in 0..3 {
+            if i < rest.len() {
+                let line = panel.as_ptr().add(rest[i].into() * lanes);
+                add_line::<Avx512, Z>(&mut acc[i % C], line, value_rest[i]);
+            }
+        }
+        for z in 0..Z {
+            let mut sum = acc[0][z];
+            for acc in &acc[1..] {
+                sum = _mm512_add_ps(sum, acc[z]);
+            }
+            _mm512_storeu_ps(to.add(16 * z), sum);
+        }
+    }
+}
+
 /// The two sets of 512-bit registers, which differ in how they make lists.
 macro_rules! avx512 {
     ($set:ty, $list_bytes:path, $list_shorts:path) => {
@@ -818,9 +883,9 @@ macro_rules! avx512 {
                 // SAFETY: as the caller promises; AVX-512 has what AVX2 has.
                 unsafe {
                     match sums.len() {
-                        64 => add_row::<Self, 4, 1, I>(list, values, panel, sums),
-                        32 => add_row::<Self, 2, 2, I>(list, values, panel, sums),
-                        16 => add_row::<Self, 1, 4, I>(list, values, panel, sums),
+                        64 => add_row_512::<4, 1, I>(list, values, panel, sums),
+                        32 => add_row_512::<2, 2, I>(list, values, panel, sums),
+                        16 => add_row_512::<1, 4, I>(list, values, panel, sums),
                         _ => add_row::<Avx2, 1, 4, I>(list, values, panel, sums),
                     }
                 }
