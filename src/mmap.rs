@@ -7,6 +7,30 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
+/// Tells the kernel that memory of a large buffer may be of huge pages, which no program would
+/// notice but by its speed. A hint: failure is ignored, and so is what is smaller than
+/// [`HUGE_FROM`].
+pub fn prefer_huge_pages(memory: &mut [u8]) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    if memory.len() >= HUGE_FROM {
+        // Whole pages inside: those of 4 KiB, or of more, where the kernel refuses.
+        let start = memory.as_ptr().align_offset(4096);
+        let len = (memory.len() - start) / 4096 * 4096;
+        // SAFETY: the range lies within `memory`. The advice changes which pages the kernel
+        // takes, not what is in them.
+        unsafe {
+            let at = memory.as_mut_ptr().add(start);
+            libc::madvise(at.cast(), len, libc::MADV_HUGEPAGE);
+        }
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    let _ = memory;
+}
+
+/// Two huge pages of x86-64, as NumPy has it: a smaller buffer may hold no whole one.
+#[cfg(all(target_os = "linux", not(miri)))]
+pub const HUGE_FROM: usize = 4 << 20;
+
 /// A read-only mapping of a whole file.
 ///
 /// The bytes are those of the file as it is: cutting the file short while it is

@@ -888,7 +888,9 @@ const LANES: usize = 16;
 fn largest(x: &[f32]) -> u32 {
     // Magnitudes as integers are in the order of the floats, with NaN on top. Not in lanes of our
     // own: compilers gather those.
-    x.iter().map(|v| v.to_bits() & 0x7fff_ffff).fold(0, u32::max)
+    x.iter()
+        .map(|v| v.to_bits() & 0x7fff_ffff)
+        .fold(0, u32::max)
 }
 
 /// `Σ x²`.
