@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 
 use super::elements::{Elements, Terms};
 use super::simd::{Simd, Task};
-use super::tile::{Ahead, CHUNK, ROWS, Shape, Strip, Sums, run, tile_rows};
+use super::tile::{Ahead, CHUNK, LINE, ROWS, Shape, Strip, Sums, run, tile_rows};
 
 /// Values of a panel that one block of columns covers: 256 KiB, which leave room in a second
 /// cache of 1 MiB for the rows of two tiles, the one that is read and the one that is ahead.
@@ -29,9 +29,10 @@ pub(super) const SMALL_PANEL: usize = 1 << 13;
 /// the next panel comes, and be so many that panels are read few times. On Zen 3 batch 64 runs
 /// at 46 GFLOP/s where rows come from memory for every panel, and at 65 to 78 with 100 KiB to
 /// 2 MiB; larger batches have more panels, for which more rows are better.
-const GROUP: usize = 2 << 20;
-/// Sums of rows that wait until they are turned round.
-const SUMS: usize = 1 << 14;
+const GROUP: usize = 4 << 20;
+/// Sums of rows that wait until they are turned round: of the widest panels as many as a window
+/// of 256 rows has, in whole tiles.
+const SUMS: usize = 258 * LANES;
 /// Lanes of the widest panel of any set.
 const LANES: usize = 64;
 /// Words of a block that is packed as it comes: of the widest panels, and of folded ones.
@@ -249,9 +250,10 @@ impl<S: Simd> Task for Turn<S> {
             let mut square = [S::zero(); 16];
             let mut turned = Floats::<256>::new();
             let turned = turned.pointer();
-            for r in (0..self.rows).step_by(S::LANES) {
-                let rows = S::LANES.min(self.rows - r);
-                for vector in (0..width).step_by(S::LANES) {
+            // Few rows of outputs at a time, which lie in as many pages.
+            for vector in (0..width).step_by(S::LANES) {
+                for r in (0..self.rows).step_by(S::LANES) {
+                    let rows = S::LANES.min(self.rows - r);
                     for i in 0..S::LANES {
                         let row = r + i.min(rows - 1);
                         square[i] = S::load(self.from.add(row * width + vector));
@@ -372,9 +374,13 @@ pub(super) unsafe fn packed<S: Simd, T: Terms<S>>(
     let widest = parts::<S>(batch).map(|p| p.lanes::<S>()).max();
     let most = match parts::<S>(batch).count() {
         1 => SUMS,
-        _ => (GROUP / (cols * number)).max(ROWS),
+        _ => (GROUP / (cols * number)).next_multiple_of(ROWS).max(ROWS),
     };
-    let group = most.min(SUMS / widest.unwrap_or(1)) / ROWS * ROWS;
+    let most = most.min(SUMS / widest.unwrap_or(1)) / ROWS * ROWS;
+    // Groups of like size.
+    let groups = rows.div_ceil(most);
+    let group = rows.div_ceil(groups).next_multiple_of(ROWS);
+    let x_len = packed_len::<S>(batch, words);
     for start in (0..rows).step_by(group) {
         let n = group.min(rows - start);
         let mut panel = x;
@@ -390,6 +396,25 @@ pub(super) unsafe fn packed<S: Simd, T: Terms<S>>(
                 let piece = match numbers == cols {
                     true => rows * cols * number,
                     false => numbers * number,
+                };
+                // SAFETY: the panel's words for these columns.
+                let block_of_panel = unsafe { panel.add(k / depth / fold * lanes) };
+                // What follows in the panels is asked for by all tiles in turn, unless it is
+                // there already.
+                let block_len = block / depth / fold * lanes;
+                let after = match k + block < cols {
+                    true => block_of_panel.wrapping_add(block_len),
+                    false => panel.wrapping_add(part.shape.len::<S>(words)),
+                };
+                let after = match after == x.wrapping_add(x_len) {
+                    true => x,
+                    false => after,
+                };
+                let chunks = numbers / (CHUNK * depth);
+                let asking = (n.div_ceil(ROWS) * chunks).max(1);
+                let panel_lines = match x_len > PANEL {
+                    true => (block_len / LINE).div_ceil(asking),
+                    false => 0,
                 };
                 let mut r = 0;
                 while r < n {
@@ -414,8 +439,10 @@ pub(super) unsafe fn packed<S: Simd, T: Terms<S>>(
                                 piece,
                                 stride: cols * number,
                                 times: 1,
+                                panel: after.wrapping_add(r / ROWS * chunks * panel_lines * LINE),
+                                panel_lines,
                             },
-                            panel: panel.add(k / depth / fold * lanes),
+                            panel: block_of_panel,
                             panel_stride: lanes,
                             sums: sums.add(r * lanes),
                             sums_stride: lanes,

@@ -52,6 +52,11 @@ pub(in crate::kernel) trait Simd: Copy {
     unsafe fn store_transposed(v: &[Self::V], p: *mut f32, stride: usize);
     /// Asks for the cache line at `p`, which may point anywhere, for the second cache.
     fn prefetch<T>(_p: *const T) {}
+    /// The same for the first cache, if that is better for what is long in coming.
+    #[inline(always)]
+    fn prefetch_first<T>(p: *const T) {
+        Self::prefetch(p);
+    }
 }
 
 /// Any CPU: lanes that the compiler may put into vectors, or not.

@@ -274,6 +274,7 @@ unsafe fn by_blocks<S: Simd, T: Terms<S, W = Float, X = Float>>(o: Operands) {
                                 piece: lines * 64,
                                 stride: o.w_stride * 4,
                                 times,
+                                ..Ahead::NOTHING
                             },
                             panel: this.add(at * rows),
                             panel_stride: vectors * S::LANES,

@@ -230,6 +230,11 @@ macro_rules! avx512 {
                 // SAFETY: as the impl says.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
             }
+            #[inline(always)]
+            fn prefetch_first<T>(p: *const T) {
+                // SAFETY: as the impl says.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
         }
     };
 }
