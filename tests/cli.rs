@@ -776,6 +776,11 @@ fn bench_matmul_checks_and_times_a_product() {
         // f32 sums of 96 products: 1e-7 of the size, and some.
         assert!(json["max_rel_error"].as_f64().unwrap() < 1e-5, "{json}");
     }
+    let line = format!("--spec int8 {small} --hot --transposed");
+    let json = bench_matmul(&line).exits(0).json();
+    let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+    assert_eq!(keys, KEYS);
+    assert!(json["max_rel_error"].as_f64().unwrap() < 1e-5, "{json}");
     // What the activations are rounded to may be left open, and shows in the error at most.
     let json = bench_matmul(&format!("--spec int4 {small} --hot"))
         .exits(0)

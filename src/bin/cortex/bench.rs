@@ -9,7 +9,9 @@ use cortex::bytes::AlignedBytes;
 use cortex::form::EncodeContext;
 use cortex::kernel::probe::{self, Unit};
 use cortex::pack::{Buffer, Chain, Store, StoredBuffer};
-use cortex::{DType, Error, MatmulOptions, Tensor, View, form, kernel, matmul, plan, spec};
+use cortex::{
+    Computed, DType, Error, MatmulOptions, Tensor, View, form, kernel, matmul, plan, spec,
+};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -40,7 +42,7 @@ impl Args {
     }
 }
 
-/// Time y = x·Wᵀ with random weights stored by a spec
+/// Time y = x·Wᵀ, or y = x·W, with random weights stored by a spec
 ///
 /// Makes Gaussian weights from a fixed seed, encodes them, compares the product once with one
 /// in f64 of the decoded weights, and then times whole calls: whatever a call does to x (sums,
@@ -48,8 +50,8 @@ impl Args {
 ///
 /// Reported are the least and the median wall time of a call, the least CPU time that all
 /// threads of the process spent on a call, the stored bytes of the weights, and the largest
-/// error of an output, |y − ref| / (‖x‖·‖w‖/√IN): ‖x‖·‖w‖/√IN is the size that the product of
-/// two vectors of these lengths is expected to have, so one bad output shows, however many
+/// error of an output, |y − ref| / (‖x‖·‖w‖/√IN), with --transposed √OUT: that is the size that
+/// the product of two vectors of these lengths is expected to have, so one bad output shows, however many
 /// good ones stand beside it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -70,6 +72,10 @@ struct Matmul {
     /// Rows and columns of the weights: outputs x inputs
     #[arg(long, value_name = "OUTxIN", default_value = "4096x4096")]
     shape: Shape,
+
+    /// Multiply by W, as gradients are, instead of by Wᵀ: x has OUT columns, y has IN
+    #[arg(long)]
+    transposed: bool,
 
     /// Rows of x
     #[arg(long, value_name = "B", default_value_t = 1)]
@@ -220,6 +226,28 @@ impl Matmul {
         Ok(tensor)
     }
 
+    /// Columns of x and of y.
+    fn widths(&self) -> (usize, usize) {
+        let Shape { out, inn } = self.shape;
+        match self.transposed {
+            true => (out, inn),
+            false => (inn, out),
+        }
+    }
+
+    fn multiply(
+        &self,
+        weights: &Tensor,
+        x: &[f32],
+        batch: usize,
+        y: &mut [f32],
+    ) -> cortex::Result<Computed> {
+        match self.transposed {
+            true => weights.matmul_t(x, batch, y, &self.options()),
+            false => weights.matmul(x, batch, y, &self.options()),
+        }
+    }
+
     fn options(&self) -> MatmulOptions {
         MatmulOptions {
             threads: self.threads.into(),
@@ -318,14 +346,14 @@ impl Bench<'_> {
     }
 
     fn time(&mut self, request: &Request) -> Result<Line, Box<Failure>> {
-        let Shape { out, inn } = self.args.shape;
+        let (x_cols, y_cols) = self.args.widths();
         let wbytes = self.copies[0].stored_bytes();
         let count = match request.cold {
             true => (COLD_BYTES / wbytes.max(1) + 1).min(MOST_COPIES) as usize,
             false => 1,
         };
-        let x = gaussian(request.batch, inn, 3)?;
-        let mut y = vec![0.0; request.batch * out];
+        let x = gaussian(request.batch, x_cols, 3)?;
+        let mut y = vec![0.0; request.batch * y_cols];
         self.prepare(count, &x)?;
         let checked = match self.checked.iter().find(|(b, _)| *b == request.batch) {
             Some((_, checked)) => *checked,
@@ -335,20 +363,20 @@ impl Bench<'_> {
                 checked
             }
         };
-        let options = self.args.options();
         let copies = &self.copies[..count];
         let times = self.pool.install(|| {
             let mut copies = copies.iter().cycle();
             Times::of(request.seconds, || {
                 let weights = copies.next().expect("a cycle has no end");
-                weights
-                    .matmul(&x, request.batch, &mut y, &options)
+                self.args
+                    .multiply(weights, &x, request.batch, &mut y)
                     .map(|_| ())
             })
         })?;
         Ok(Line {
             spec: self.copies[0].spec().to_string(),
             shape: self.args.shape,
+            transposed: self.args.transposed,
             request: *request,
             threads: self.args.threads,
             wbytes,
@@ -359,13 +387,12 @@ impl Bench<'_> {
 
     /// Makes copies up to `count`, and touches them, so that no page and no scratch is fresh.
     fn prepare(&mut self, count: usize, x: &[f32]) -> Result<(), Box<Failure>> {
-        let Shape { out, inn } = self.args.shape;
-        let options = self.args.options();
+        let (x_cols, y_cols) = self.args.widths();
         while self.copies.len() < count {
             let copy = self.copies[0].map_buffers(&mut copied)?;
-            let mut y = vec![0.0; out];
+            let mut y = vec![0.0; y_cols];
             self.pool
-                .install(|| copy.matmul(&x[..inn], 1, &mut y, &options))?;
+                .install(|| self.args.multiply(&copy, &x[..x_cols], 1, &mut y))?;
             self.copies.push(copy);
         }
         Ok(())
@@ -376,11 +403,10 @@ impl Bench<'_> {
         let weights = &self.copies[0];
         // A value that stays would pass for a result.
         y.fill(f32::NAN);
-        let options = self.args.options();
         let computed = self
             .pool
-            .install(|| weights.matmul(x, batch, y, &options))?;
-        let max_rel_error = largest_error(weights, x, batch, y)?;
+            .install(|| self.args.multiply(weights, x, batch, y))?;
+        let max_rel_error = largest_error(weights, self.args.transposed, x, batch, y)?;
         if max_rel_error.is_nan() || max_rel_error > WRONG {
             return Err(Error::internal(format!(
                 "the product with '{}' is wrong: an output is {max_rel_error} times its expected size off",
@@ -419,19 +445,34 @@ fn copied(buffer: &Buffer) -> cortex::Result<Buffer> {
 }
 
 /// The largest `|y − ref| / (‖x_b‖·‖w_r‖ / √cols)` of all outputs, `ref` the product in f64 of
-/// the decoded weights; NaN if an output is no number.
-fn largest_error(weights: &Tensor, x: &[f32], batch: usize, y: &[f32]) -> cortex::Result<f64> {
+/// the decoded weights, or of their transpose; NaN if an output is no number.
+fn largest_error(
+    weights: &Tensor,
+    transposed: bool,
+    x: &[f32],
+    batch: usize,
+    y: &[f32],
+) -> cortex::Result<f64> {
     /// Rows that a task decodes; in f64 they stay in the second-level cache.
     const ROWS: usize = 4;
     let (rows, cols) = (weights.rows(), weights.cols());
+    let mut decoded = vec![0.0f32; rows * cols];
+    weights.decode_rows_f32(0..rows, &mut decoded)?;
+    let (rows, cols) = match transposed {
+        true => {
+            let columns = (0..rows * cols).into_par_iter();
+            let at = |i: usize| decoded[i % rows * cols + i / rows];
+            decoded = columns.map(at).collect();
+            (cols, rows)
+        }
+        false => (rows, cols),
+    };
     let x: Vec<f64> = x.par_iter().map(|v| f64::from(*v)).collect();
     let norms = |v: &[f64]| -> Vec<f64> {
         let rows = v.chunks_exact(cols);
         rows.map(|v| dot(v, v).sqrt()).collect()
     };
     let x_norms = norms(&x);
-    let mut decoded = vec![0.0f32; rows * cols];
-    weights.decode_rows_f32(0..rows, &mut decoded)?;
     let worst = |(task, w): (usize, &[f32])| {
         let w: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
         let w_norms = norms(&w);
@@ -532,6 +573,7 @@ fn cpu_time() -> Option<Duration> {
 struct Line {
     spec: String,
     shape: Shape,
+    transposed: bool,
     request: Request,
     threads: u16,
     wbytes: u64,
@@ -575,13 +617,14 @@ impl Line {
         let flops = 2.0 * self.request.batch as f64 * out as f64 * inn as f64;
         let cpu = cpu.map_or(String::new(), |s| format!(", CPU {}", short_seconds(s)));
         format!(
-            "{}, {}, batch {}, {}, {}\n\
+            "{}, {}{}, batch {}, {}, {}\n\
              time     {} least, {} median of {}{cpu}\n\
              rate     {:.1} GFLOP/s, {:.1} GB/s of weights ({})\n\
              kernel   {}\n\
              error    {:.1e} of an output's expected size, at most\n",
             self.spec,
             text::shape(&[out, inn]),
+            if self.transposed { ", transposed" } else { "" },
             self.request.batch,
             text::count(self.threads.into(), "thread"),
             if self.request.cold { "cold" } else { "hot" },
