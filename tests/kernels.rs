@@ -11,7 +11,7 @@ mod common;
 use common::{Kind, Rng, norm, weights};
 use cortex::kernel::columns::Columns;
 use cortex::kernel::ecq::{self, Chooser, Decoder, Paths};
-use cortex::kernel::quant::{Layout, Quantizer, Search, TILE_ROWS, store_codes};
+use cortex::kernel::quant::{Layout, Quantizer, RUN_ROWS, Search, TILE_ROWS, store_codes};
 use cortex::kernel::sparse::{INDEX_COLS, IndexRows, LANES, MaskRows};
 use cortex::kernel::{self, KernelSet};
 use half::{bf16, f16};
@@ -294,6 +294,82 @@ fn check_tile(sets: &[&KernelSet], case: Case, rows: usize, seed: u64, weights: 
             (sc + z - f64::from(*found)).abs() <= bound,
             "{case:?} rows {rows} value {i}: {found}, the layout says {sc} + {z}"
         );
+    }
+}
+
+#[test]
+fn tiles_add_what_their_values_do() {
+    let mut rng = Rng::new(8);
+    let groups = |cols: usize| [32, 64, cols, 0].map(move |group| (cols, group));
+    for (cols, group) in [1, 31, 33, 64, 70, 161].into_iter().flat_map(groups) {
+        for (bits, zeros) in (2..=8).flat_map(|bits| [(bits, false), (bits, true)]) {
+            let search = Search::AbsMax;
+            let case = Case {
+                bits,
+                cols,
+                group,
+                zeros,
+                search,
+            };
+            let (multiplier, offset) = match group {
+                0 => (0.1 / (1 << (bits - 1)) as f32, 0.75),
+                _ => (2f32.powi(-16), 0.0),
+            };
+            let q = case.quantizer(multiplier, offset);
+            let tiles = 1 + rng.below(11);
+            let (rows, batch) = (tiles * TILE_ROWS, 1 + rng.below(3));
+            let tile_bytes = TILE_ROWS * q.layout.code_row_bytes();
+            let head_bytes = TILE_ROWS * q.layout.scale_row_bytes();
+            let (mut codes, mut scales, mut w) = (vec![], vec![], vec![]);
+            for tile in 0..tiles {
+                let (mut body, mut heads) = (vec![0; tile_bytes], vec![0; head_bytes]);
+                let values = tile_values(TILE_ROWS, cols, (cols + tile) as u64);
+                kernel::best().quant_encode(&q, &values, &[], TILE_ROWS, &mut heads, &mut body);
+                w.extend(naive_decode(&q, &heads, &body, TILE_ROWS));
+                codes.extend(body);
+                scales.extend(heads);
+            }
+            // More factors than rows: of a matrix that goes on.
+            let stride = rows + 5;
+            let g = gaussians(&mut rng, batch * stride);
+            let before = gaussians(&mut rng, batch * cols);
+            for set in sets() {
+                let what = format!("{} {case:?} {tiles} tiles × {batch}", set.isa().name());
+                let mut whole = before.clone();
+                let mut y = Columns::new(&mut whole, cols);
+                set.quant_add(&q, &scales, &codes, 0, &g, stride, &mut y);
+                for (i, found) in whole.iter().enumerate() {
+                    let (b, k) = (i / cols, i % cols);
+                    let mut sum = f64::from(before[i]);
+                    let mut size = sum.abs();
+                    for r in 0..rows {
+                        let g = f64::from(g[b * stride + r]);
+                        let (sc, z) = w[r * cols + k];
+                        sum += g * (sc + z);
+                        size += (g * sc).abs() + (g * z).abs();
+                    }
+                    // Scale, factor and product; zeros and tiles of a run; lanes; runs.
+                    let roundings = 3 + 8 + 4 + tiles.div_ceil(4);
+                    assert!(
+                        (f64::from(*found) - sum).abs() <= gamma(roundings) * size,
+                        "{what}: {found} for {sum}"
+                    );
+                }
+                // The same bits by windows of rows and panels of columns.
+                let mut cut = before.clone();
+                for first in (0..rows).step_by(RUN_ROWS) {
+                    let run = first / TILE_ROWS..tiles.min((first + RUN_ROWS) / TILE_ROWS);
+                    let codes = &codes[run.start * tile_bytes..run.end * tile_bytes];
+                    let scales = &scales[run.start * head_bytes..run.end * head_bytes];
+                    let mut left = Columns::new(&mut cut, cols);
+                    for col in (0..cols).step_by(32) {
+                        let mut panel = left.take_front(32);
+                        set.quant_add(&q, scales, codes, col, &g[first..], stride, &mut panel);
+                    }
+                }
+                assert_eq!(bits_of(&cut), bits_of(&whole), "{what}");
+            }
+        }
     }
 }
 

@@ -345,9 +345,11 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn panels<'y>(&self, y: &'y mut [f32], cols: usize, workers: usize) -> Panels<'y> {
-        // Whole cache lines, and about a second-level cache of output at batch 64.
-        let width = cols.div_ceil(workers).next_multiple_of(16).min(4096);
+    /// Panels of columns, each of which begins at a multiple of 32.
+    pub(super) fn panels<'y>(&self, y: &'y mut [f32], cols: usize, workers: usize) -> Panels<'y> {
+        // Whole cache lines and blocks of tiles, and about a second-level cache of output at
+        // batch 64.
+        let width = cols.div_ceil(workers).next_multiple_of(32).min(4096);
         Panels::new(y, cols, width)
     }
 
@@ -385,7 +387,7 @@ fn check(len: usize, batch: usize, width: usize, name: &str) -> Result<()> {
 }
 
 /// Columns of an output, handed out from the left in panels to whoever asks next.
-struct Panels<'a> {
+pub(super) struct Panels<'a> {
     /// The first column that is left, and those that are.
     left: Mutex<(usize, Columns<'a>)>,
     width: usize,
@@ -400,7 +402,7 @@ impl<'a> Panels<'a> {
     }
 
     /// The next panel and its first column; `None` when all are taken.
-    fn next(&self) -> Option<(usize, Columns<'a>)> {
+    pub(super) fn next(&self) -> Option<(usize, Columns<'a>)> {
         let mut left = self.left.lock().unwrap_or_else(|e| e.into_inner());
         let panel = left.1.take_front(self.width);
         let first = left.0;

@@ -18,7 +18,8 @@
 //! * Matmul: codes are opened in registers and multiplied in integers by activations
 //!   rounded to int8 (`fast`) or to three such digits (`exact`, as good as f32), one scale
 //!   per group and row; nothing is decoded to memory. See [`crate::kernel::dot`]. Exact
-//!   products of larger batches decode a window to f32.
+//!   products of larger batches decode a window to f32. Products with the transpose open
+//!   codes in registers too, in f32, for up to six rows.
 //! * Loses: on natively sparse tensors (`mask`), on heavy-tailed ones with large groups,
 //!   and wherever exactness is asked for.
 //!
@@ -28,19 +29,22 @@
 //! `src/form/gptq.rs`.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::activations::Rounder;
 use super::gptq::{self, Feedback};
+use super::product::{Added, plan_windows, run_workers};
 use super::{EncodeContext, Form, FormDef, Meta, Part, Product, Scratch, Stored, encode, kernels};
 use crate::bytes::{AlignedBytes, checked_mul};
 use crate::calibration::Moments;
 use crate::error::{Error, Result};
 use crate::kernel::dot::{EXACT_DIGITS, Rounded, Tiles, WIDE_GROUP, tiles_at_once};
-use crate::kernel::quant::{BLOCK_COLS, Grid, Layout, Quantizer, Search, TILE_ROWS, store_codes};
+use crate::kernel::quant::{
+    BLOCK_COLS, Grid, Layout, Quantizer, RUN_ROWS, Search, TILE_ROWS, store_codes,
+};
 use crate::pack::Buffer;
 use crate::spec::{Codec, Kind, OptionDef, Options, Term};
 use crate::tensor::View;
@@ -531,6 +535,101 @@ impl Form for Quant {
             return Ok(());
         }
         product.by_rows(self, x, batch, y)
+    }
+
+    fn matmul_t(
+        &self,
+        g: &[f32],
+        batch: usize,
+        y: &mut [f32],
+        product: &Product<'_>,
+    ) -> Result<()> {
+        match batch <= FEW_ROWS {
+            true => self.add_tiles(g, batch, y, product),
+            false => product.by_rows_t(self, g, batch, y),
+        }
+    }
+}
+
+/// Rows of g up to which tiles are added as they lie: each costs an eighth of what decoding
+/// them to f32 does.
+const FEW_ROWS: usize = 6;
+
+impl Quant {
+    /// `g · W` for few rows of g: tiles are opened in registers. Windows that are not in memory
+    /// are loaded in rounds, one by each thread, and then added by columns.
+    fn add_tiles(
+        &self,
+        g: &[f32],
+        batch: usize,
+        y: &mut [f32],
+        product: &Product<'_>,
+    ) -> Result<()> {
+        let (rows, cols) = (self.meta.rows, self.meta.cols);
+        let layout = &self.quantizer.layout;
+        let whole = rows / TILE_ROWS * TILE_ROWS;
+        let workers = product.workers(self.matmul_macs().saturating_mul(batch as u64));
+        let cost = |rows: usize| self.scratch_for(rows);
+        let last_bytes = (rows - whole) * cols * 4;
+        let limit = product.scratch_bytes.saturating_sub(last_bytes);
+        let (loaders, step) = match whole == 0 || cost(whole) == 0 {
+            true => (1, whole),
+            false => plan_windows(whole, RUN_ROWS, RUN_ROWS, workers, limit, &cost),
+        };
+        y.fill(0.0);
+        let mut leases: Vec<_> = (0..loaders).map(|_| Scratch::lease()).collect();
+        for first in (0..whole).step_by((loaders * step).max(1)) {
+            let end = whole.min(first + loaders * step);
+            let windows = (first..end).step_by(step.max(1));
+            let windows = windows.map(|at| at..end.min(at + step));
+            let loaded: Vec<_> = windows.clone().map(|_| OnceLock::new()).collect();
+            let left = Mutex::new(windows.zip(&mut leases).zip(&loaded));
+            run_workers(loaders, || {
+                loop {
+                    let next = left.lock().unwrap_or_else(|e| e.into_inner()).next();
+                    let Some(((window, lease), slot)) = next else {
+                        return Ok(());
+                    };
+                    let of = |bytes: usize| window.start * bytes..window.end * bytes;
+                    let Scratch {
+                        bytes, more_bytes, ..
+                    } = &mut **lease;
+                    let codes = self.codes.window(of(layout.code_row_bytes()), bytes)?;
+                    let scales = self
+                        .scales
+                        .window(of(layout.scale_row_bytes()), more_bytes)?;
+                    // Each slot is met once.
+                    let _ = slot.set((window, scales, codes));
+                }
+            })?;
+            let panels = product.panels(y, cols, workers);
+            run_workers(workers, || {
+                while let Some((col, mut panel)) = panels.next() {
+                    for (window, scales, codes) in loaded.iter().filter_map(OnceLock::get) {
+                        let g = &g[window.start..];
+                        let q = &self.quantizer;
+                        let kernels = product.kernels;
+                        kernels.quant_add(q, scales, codes, col, g, rows, &mut panel);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        if whole < rows {
+            let mut last = Scratch::lease();
+            let mut w = std::mem::take(&mut last.floats);
+            w.resize((rows - whole) * cols, 0.0);
+            self.decode_f32(whole..rows, &mut w, &mut last)?;
+            let added = Added {
+                w: &w,
+                cols,
+                g: &g[whole..],
+                g_stride: rows,
+            };
+            product.add_rows(&added, 0, y)?;
+            last.floats = w;
+        }
+        Ok(())
     }
 }
 

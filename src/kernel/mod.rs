@@ -272,6 +272,11 @@ kernels! {
     /// Decodes one tile to `out`, row-major.
     fn quant_decode(q: &Quantizer, scales: &[u8], codes: &[u8], rows: usize, out: &mut [f32]) =
         [quant::decode::portable, quant::decode::avx2, quant::decode::avx512];
+    /// `y[b][k] += Σ g[b · g_stride + r] · w[r][col + k]` for whole tiles and the columns that `y`
+    /// has, which begin and end where blocks do. Windows of [`RUN_ROWS`](quant::RUN_ROWS) rows,
+    /// or a multiple, give the same bits as all rows at once.
+    fn quant_add(q: &Quantizer, scales: &[u8], codes: &[u8], col: usize, g: &[f32], g_stride: usize, y: &mut Columns<'_>) =
+        [quant::transposed::add::<Portable>, quant::transposed::add::<Avx2>, quant::transposed::add::<Avx512>];
     /// Opens the codes of a tile of `rows` rows, from column `32 · from` on, to lines of 16
     /// rows × 4 columns, a code a byte; rows and columns that are not there hold the code
     /// of zero. `lines` has `512` bytes for each 32 columns begun.
@@ -520,6 +525,7 @@ kernels! {
         dot_batch = dot::batch::neon;
         dot_narrow = dot::narrow::neon;
         dot_tiles = dot::tiles::neon;
+        quant_add = quant::transposed::add::<Neon>;
         dense_matmul = dense::matmul::<Neon>;
         dense_matmul_into = dense::matmul_into::<Neon>;
         dense_packed_len = dense::packed_len::<Neon>;

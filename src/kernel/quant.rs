@@ -27,6 +27,10 @@ use half::slice::HalfFloatSliceExt;
 
 use super::autovec;
 
+pub(super) mod transposed;
+
+pub use transposed::RUN_ROWS;
+
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 16;
 /// Columns of a block.

@@ -29,7 +29,7 @@ mod x86;
 use elements::{Bf16, Elements, F16, Float, Rounded, Terms, Widened};
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::Neon;
-pub(super) use simd::{Portable, Simd, Task};
+pub(super) use simd::{Fields, Portable, Simd, Task};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512, Avx512Bf16};
 

@@ -93,6 +93,15 @@ impl Simd for Neon {
         unsafe { widen_f16(vld1_u16(p)) }
     }
     #[inline(always)]
+    unsafe fn load_byte<const K: u32>(p: *const u32) -> float32x4_t {
+        // SAFETY: as the impl says.
+        unsafe {
+            let place = vdupq_n_s32(24 - 8 * K as i32);
+            let high = vshlq_s32(vreinterpretq_s32_u32(vld1q_u32(p)), place);
+            vcvtq_f32_s32(vshrq_n_s32::<24>(high))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_transposed(v: &[float32x4_t], p: *mut f32, stride: usize) {
         // SAFETY: as the impl says.
         unsafe {

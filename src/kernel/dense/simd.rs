@@ -12,6 +12,15 @@ pub(crate) trait Task {
     unsafe fn run(self);
 }
 
+/// `sum = (sum + ((word >> shift & mask) << low)) ^ flip`
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Fields {
+    pub(in crate::kernel) shift: u32,
+    pub(in crate::kernel) mask: u32,
+    pub(in crate::kernel) low: u32,
+    pub(in crate::kernel) flip: u32,
+}
+
 /// Vectors of an instruction set.
 ///
 /// # Safety
@@ -48,6 +57,21 @@ pub(in crate::kernel) trait Simd: Copy {
     unsafe fn load_bf16(p: *const u16) -> Self::V;
     /// LANES values of f16, widened.
     unsafe fn load_f16(p: *const u16) -> Self::V;
+    /// Byte `K`, signed, of LANES words.
+    unsafe fn load_byte<const K: u32>(p: *const u32) -> Self::V;
+    /// Adds fields of LANES words, little-endian, to as many others.
+    #[inline(always)]
+    unsafe fn add_fields(from: *const u32, fields: Fields, to: *mut u32) {
+        for i in 0..Self::LANES {
+            // SAFETY: as the caller grants.
+            unsafe {
+                let word = u32::from_le(from.add(i).read_unaligned());
+                let some = ((word >> fields.shift) & fields.mask) << fields.low;
+                let sum = to.add(i).read_unaligned() + some;
+                to.add(i).write_unaligned(sum ^ fields.flip);
+            }
+        }
+    }
     /// Stores a square: lane `j` of `v[i]` to `p[j · stride + i]`. `v` has LANES vectors.
     unsafe fn store_transposed(v: &[Self::V], p: *mut f32, stride: usize);
     /// Asks for the cache line at `p`, which may point anywhere, for the second cache.
@@ -157,6 +181,12 @@ impl Simd for Portable {
     unsafe fn load_f16(p: *const u16) -> Self::V {
         // SAFETY: as the caller grants.
         unsafe { p.cast::<[u16; PORTABLE_LANES]>().read_unaligned() }.map(f16_value)
+    }
+    #[inline(always)]
+    unsafe fn load_byte<const K: u32>(p: *const u32) -> Self::V {
+        // SAFETY: as the caller grants.
+        unsafe { p.cast::<[u32; PORTABLE_LANES]>().read_unaligned() }
+            .map(|word| f32::from((word >> (8 * K)) as i8))
     }
     #[inline(always)]
     unsafe fn store_transposed(v: &[Self::V], p: *mut f32, stride: usize) {

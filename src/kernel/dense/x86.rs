@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::pairs::Bf16Pairs;
-use super::simd::{Simd, Task};
+use super::simd::{Fields, Simd, Task};
 
 /// 256-bit vectors, with FMA and F16C.
 #[derive(Clone, Copy)]
@@ -106,6 +106,15 @@ impl Simd for Avx2 {
     unsafe fn load_f16(p: *const u16) -> __m256 {
         // SAFETY: as the impl says.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_byte<const K: u32>(p: *const u32) -> __m256 {
+        // SAFETY: as the impl says.
+        unsafe {
+            let place = _mm256_set1_epi32(24 - 8 * K as i32);
+            let high = _mm256_sllv_epi32(_mm256_loadu_si256(p.cast()), place);
+            _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(high))
+        }
     }
     #[inline(always)]
     unsafe fn store_transposed(v: &[__m256], p: *mut f32, stride: usize) {
@@ -219,6 +228,30 @@ macro_rules! avx512 {
             unsafe fn load_f16(p: *const u16) -> __m512 {
                 // SAFETY: as the impl says.
                 unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+            }
+            #[inline(always)]
+            unsafe fn load_byte<const K: u32>(p: *const u32) -> __m512 {
+                // SAFETY: as the impl says.
+                unsafe {
+                    let place = _mm512_set1_epi32(24 - 8 * K as i32);
+                    let high = _mm512_sllv_epi32(_mm512_loadu_si512(p.cast()), place);
+                    _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(high))
+                }
+            }
+            // By hand: a compiler makes gathers of the plain loop.
+            #[inline(always)]
+            unsafe fn add_fields(from: *const u32, fields: Fields, to: *mut u32) {
+                // SAFETY: as the impl says.
+                unsafe {
+                    let each = |word: u32| _mm512_set1_epi32(word as i32);
+                    let word = _mm512_loadu_si512(from.cast());
+                    let some = _mm512_srlv_epi32(word, each(fields.shift));
+                    let some = _mm512_and_si512(some, each(fields.mask));
+                    let some = _mm512_sllv_epi32(some, each(fields.low));
+                    let sum = _mm512_add_epi32(_mm512_loadu_si512(to.cast()), some);
+                    let sum = _mm512_xor_si512(sum, each(fields.flip));
+                    _mm512_storeu_si512(to.cast(), sum);
+                }
             }
             #[inline(always)]
             unsafe fn store_transposed(v: &[__m512], p: *mut f32, stride: usize) {
