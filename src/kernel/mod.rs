@@ -25,6 +25,7 @@ pub mod ecq;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod positions;
+mod prefetch;
 pub mod probe;
 pub mod quant;
 pub mod rans;

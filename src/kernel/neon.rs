@@ -15,21 +15,3 @@ pub(super) fn widen_f16(bits: uint16x4_t) -> float32x4_t {
     }
     values
 }
-
-/// Asks for the line at an address, which may be any, for the first cache.
-#[inline(always)]
-pub(super) fn prefetch_first(at: *const u8) {
-    // SAFETY: a prefetch of any address is allowed, and changes nothing.
-    unsafe {
-        asm!("prfm pldl1keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags));
-    }
-}
-
-/// The same for the second cache.
-#[inline(always)]
-pub(super) fn prefetch_second(at: *const u8) {
-    // SAFETY: as above.
-    unsafe {
-        asm!("prfm pldl2keep, [{}]", in(reg) at, options(nomem, nostack, preserves_flags));
-    }
-}

@@ -3,7 +3,8 @@
 use std::arch::aarch64::*;
 
 use super::simd::{Simd, Task};
-use crate::kernel::neon::{prefetch_second, widen_f16};
+use crate::kernel::neon::widen_f16;
+use crate::kernel::prefetch;
 
 /// Vectors of 128 bits, of which there are 32.
 #[derive(Clone, Copy)]
@@ -122,6 +123,6 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn prefetch<T>(p: *const T) {
-        prefetch_second(p.cast());
+        prefetch::second(p.cast());
     }
 }

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::pairs::Bf16Pairs;
 use super::simd::{Fields, Simd, Task};
+use crate::kernel::prefetch;
 
 /// 256-bit vectors, with FMA and F16C.
 #[derive(Clone, Copy)]
@@ -143,8 +144,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn prefetch<T>(p: *const T) {
-        // SAFETY: as the impl says.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        prefetch::second(p.cast());
     }
 }
 
@@ -260,13 +260,11 @@ macro_rules! avx512 {
             }
             #[inline(always)]
             fn prefetch<T>(p: *const T) {
-                // SAFETY: as the impl says.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+                prefetch::second(p.cast());
             }
             #[inline(always)]
             fn prefetch_first<T>(p: *const T) {
-                // SAFETY: as the impl says.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                prefetch::first(p.cast());
             }
         }
     };

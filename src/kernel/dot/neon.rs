@@ -12,8 +12,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Codes, FAR, Lines, NEAR, TILE_ROWS, Task, open_line};
-use crate::kernel::neon::{prefetch_first, prefetch_second, widen_f16};
+use super::{Codes, Lines, TILE_ROWS, Task, open_line, prefetch_ahead};
+use crate::kernel::neon::widen_f16;
 
 /// Dot products (Armv8.4, and many cores of Armv8.2), with `I8MM` those of unsigned by
 /// signed numbers besides (Armv8.6). Without, codes of 8 bits go as signed ones.
@@ -336,12 +336,6 @@ unsafe impl<const I8MM: bool> Lines for Neon<I8MM> {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const u8, near: usize, far: usize) {
-        prefetch_first(line.wrapping_add(near));
-        prefetch_second(line.wrapping_add(far));
-    }
-
-    #[inline(always)]
     unsafe fn add_blocks<const BITS: u32, const NB: usize, const NT: usize>(
         sums: &mut [[Self::Sums; NB]; NT],
         codes: *const u8,
@@ -405,7 +399,7 @@ unsafe fn by_lines<const I8MM: bool, const BITS: u32, const NB: usize>(
                 })*};
             }
             for line in 0..BITS as usize {
-                Neon::<I8MM>::prefetch(codes.wrapping_add(64 * line), NEAR, FAR);
+                prefetch_ahead(codes.wrapping_add(64 * line));
             }
             steps!(0 1 2 3 4 5 6 7);
             codes = codes.add(64 * BITS as usize);
@@ -451,7 +445,7 @@ unsafe fn by_matrices<const BITS: u32, const NB: usize>(
                 }};
             }
             for line in 0..BITS as usize {
-                <Neon<true>>::prefetch(codes.wrapping_add(64 * line), NEAR, FAR);
+                prefetch_ahead(codes.wrapping_add(64 * line));
             }
             step!(0);
             step!(2);

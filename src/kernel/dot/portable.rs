@@ -121,7 +121,4 @@ unsafe impl Lines for Portable {
     unsafe fn store(v: Self::Floats, out: &mut [f32; TILE_ROWS]) {
         *out = v;
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8, _: usize, _: usize) {}
 }

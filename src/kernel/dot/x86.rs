@@ -3,18 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Activations, Codes, Cursor, FAR, Lines, NEAR, Part, TILE_ROWS, Task, Tiles};
+use super::{Activations, Codes, Cursor, Lines, Part, TILE_ROWS, Task, Tiles, prefetch_ahead};
 use crate::kernel::dense::{self, Simd};
-
-/// [`Lines::prefetch`]
-#[inline(always)]
-fn prefetch(line: *const u8, near: usize, far: usize) {
-    // SAFETY: SSE, which every x86-64 CPU has; any address may be prefetched.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(near).cast());
-        _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(far).cast());
-    }
-}
 
 // SAFETY: every intrinsic below needs AVX2 at most, which whoever calls has.
 unsafe impl Codes for [__m256i; 2] {
@@ -209,11 +199,6 @@ unsafe impl Lines for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const u8, near: usize, far: usize) {
-        prefetch(line, near, far);
-    }
-
-    #[inline(always)]
     unsafe fn add_blocks<const BITS: u32, const NB: usize, const NT: usize>(
         sums: &mut [[Self::Sums; NB]; NT],
         codes: *const u8,
@@ -383,7 +368,7 @@ unsafe fn in_shorts<const BITS: u32, const NB: usize>(
                     })*};
                 }
                 for line in 0..BITS as usize {
-                    prefetch(codes.wrapping_add(64 * line), NEAR, FAR);
+                    prefetch_ahead(codes.wrapping_add(64 * line));
                 }
                 step!(0 1 2 3 4 5 6 7);
                 codes = codes.add(64 * BITS as usize);
@@ -554,11 +539,6 @@ unsafe impl Lines for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const u8, near: usize, far: usize) {
-        prefetch(line, near, far);
-    }
-
-    #[inline(always)]
     unsafe fn tall<const NB: usize, const NT: usize>(
         w: &Tiles<'_>,
         x: &Activations<'_>,
@@ -594,7 +574,7 @@ unsafe impl Lines for Vnni {
                     for t in 0..NT {
                         for line in 0..8 {
                             let line = at.codes.wrapping_add(t * at.code_apart + 64 * line);
-                            prefetch(line, NEAR, FAR);
+                            prefetch_ahead(line);
                         }
                     }
                     for _ in 0..8 {

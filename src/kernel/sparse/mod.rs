@@ -28,6 +28,8 @@ mod x86;
 
 use portable::Portable;
 
+use super::prefetch;
+
 /// Most rows that a panel product takes at once: their sums should stay in the second
 /// cache together with a block of the panel.
 pub const PANEL_ROWS: usize = 128;
@@ -115,27 +117,11 @@ fn word(mask: &[u8], at: usize) -> u64 {
 
 /// Asks for the cache lines of `data[from..from + n]`, which may end past the data.
 #[inline(always)]
-fn prefetch<T>(data: &[T], from: usize, n: usize) {
+fn ask<T>(data: &[T], from: usize, n: usize) {
     for line in 0..(n * size_of::<T>()).div_ceil(64) {
         let at = data.as_ptr().wrapping_add(from).cast::<u8>();
-        prefetch_line(at.wrapping_add(line * 64));
+        prefetch::first(at.wrapping_add(line * 64));
     }
-}
-
-/// Asks for the cache line at an address, which may be any.
-#[inline(always)]
-fn prefetch_line(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE, which every x86-64 has; a prefetch reads no memory that the program
-        // could notice, and may be given any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-    }
-    #[cfg(target_arch = "aarch64")]
-    super::neon::prefetch_first(at);
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = at;
 }
 
 /// What the loops below need of an instruction set.
@@ -428,7 +414,7 @@ unsafe fn mask_blocks<S: Set, N: Number, const B: usize, const ROOM: usize>(
             };
             let from = next[row];
             next[row] += n;
-            prefetch(m.values, next[(row + AHEAD).min(rows - 1)], n + 16);
+            ask(m.values, next[(row + AHEAD).min(rows - 1)], n + 16);
             // SAFETY: the list holds numbers below `width`, the lines of `panel`.
             unsafe { S::add_row(&this[..n], &m.values[from..from + n], panel, sums) };
             n = following;
@@ -582,8 +568,8 @@ unsafe fn by_blocks<S: Set>(
             };
             next[row] += n;
             let ahead = next[(row + AHEAD).min(rows - 1)];
-            prefetch(m.values, ahead, n + 16);
-            prefetch(m.indices, ahead, n + 32);
+            ask(m.values, ahead, n + 16);
+            ask(m.indices, ahead, n + 32);
             let here = from..from + n;
             // SAFETY: the caller has the set.
             unsafe { part.take(row, &m.indices[here.clone()], &m.values[here]) };
@@ -713,7 +699,7 @@ unsafe fn dot_rows<S: Set>(m: &MaskRows<'_>, x: &[f32], out: &mut [f32]) {
     let mut at = 0;
     for (row, out) in out.iter_mut().enumerate() {
         // The same row of the next window, if windows have as many rows as this one.
-        prefetch(m.bits, m.bits.len() + row * m.stride(), m.stride());
+        ask(m.bits, m.bits.len() + row * m.stride(), m.stride());
         // SAFETY: the caller has the set.
         let (sum, n) = unsafe { S::dot(m.row(row), &m.values[at..], x) };
         *out = sum;
@@ -755,8 +741,8 @@ unsafe fn index_dot_body<S: Set>(m: &IndexRows<'_>, x: &[f32; INDEX_COLS], out: 
         unsafe {
             let mut sums = [S::zero(); 2];
             for (list, v) in pairs.zip(value_pairs) {
-                prefetch(list, 1024, 2 * S::WIDTH);
-                prefetch(v, 512, 2 * S::WIDTH);
+                ask(list, 1024, 2 * S::WIDTH);
+                ask(v, 512, 2 * S::WIDTH);
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let x = S::pick(list.as_ptr().add(i * S::WIDTH), x);
                     *sum = S::fma(S::load(v.as_ptr().add(i * S::WIDTH)), x, *sum);

@@ -379,7 +379,7 @@ unsafe fn by_sixteen<const R: usize>(
                     .add(w)
                     .cast::<u64>()
                     .read_unaligned();
-                super::prefetch(values[r], next[r] + 256, 32);
+                super::ask(values[r], next[r] + 256, 32);
             }
             for i in 0..4 {
                 let mut here = [0; R];
