@@ -8,8 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 
 /// Tells the kernel that memory of a large buffer may be of huge pages, which no program would
-/// notice but by its speed. A hint: failure is ignored, and so is what is smaller than
-/// [`HUGE_FROM`].
+/// notice but by its speed. A hint: failure is ignored, and so is a smaller buffer.
 pub fn prefer_huge_pages(memory: &mut [u8]) {
     #[cfg(all(target_os = "linux", not(miri)))]
     if memory.len() >= HUGE_FROM {
@@ -29,7 +28,7 @@ pub fn prefer_huge_pages(memory: &mut [u8]) {
 
 /// Two huge pages of x86-64, as NumPy has it: a smaller buffer may hold no whole one.
 #[cfg(all(target_os = "linux", not(miri)))]
-pub const HUGE_FROM: usize = 4 << 20;
+const HUGE_FROM: usize = 4 << 20;
 
 /// A read-only mapping of a whole file.
 ///

@@ -271,11 +271,11 @@ pub(crate) unsafe trait Lines: Sized {
         false
     }
 
-    /// Several tiles of 8-bit codes without zeros with a piece of many rows, where the set has
+    /// Two tiles of 8-bit codes without zeros with a piece of many rows, where the set has
     /// registers for all of their sums ([`TALL`](Self::TALL)): activations are then loaded
-    /// once for all of the tiles. As [`multiply`], bit by bit.
+    /// once for both. As [`multiply`], bit by bit.
     #[inline(always)]
-    unsafe fn tall<const NB: usize, const NT: usize>(
+    unsafe fn tall<const NB: usize>(
         _w: &Tiles<'_>,
         _x: &Activations<'_>,
         _part: &Part,
@@ -576,8 +576,8 @@ impl<L: Lines, const BITS: u32, const NB: usize> Piece<'_, '_, L, BITS, NB> {
             let part = Part { tile, apart, row };
             // SAFETY: the caller's.
             unsafe {
-                match const { L::TALL && BITS == 8 && NB >= 8 && NT > 1 } {
-                    true => L::tall::<NB, NT>(self.w, self.x, &part, self.out),
+                match const { L::TALL && BITS == 8 && NB >= 8 && NT == 2 } {
+                    true => L::tall::<NB>(self.w, self.x, &part, self.out),
                     false => multiply::<L, BITS, NB, NT>(self.w, self.x, &part, self.out),
                 }
             }

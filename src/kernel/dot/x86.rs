@@ -539,7 +539,7 @@ unsafe impl Lines for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn tall<const NB: usize, const NT: usize>(
+    unsafe fn tall<const NB: usize>(
         w: &Tiles<'_>,
         x: &Activations<'_>,
         part: &Part,
@@ -549,7 +549,7 @@ unsafe impl Lines for Vnni {
         macro_rules! rows {
             ($do:ident) => { $do!(0 1 2 3 4 5 6 7 8 9 10 11) };
         }
-        let mut at = Cursor::new::<NB, NT>(w, x, part, out);
+        let mut at = Cursor::new::<NB, 2>(w, x, part, out);
         // SAFETY: the caller's; `Cursor` has checked that what `part` names is there.
         unsafe {
             let unit = _mm512_set1_ps(w.multiplier);
@@ -559,19 +559,18 @@ unsafe impl Lines for Vnni {
                     break;
                 }
                 let mut a = [_mm512_setzero_si512(); 12];
-                let (mut b, mut c) = (a, a);
+                let mut b = a;
                 macro_rules! begin {
                     ($($i:literal)*) => {$(
                         if $i < NB {
                             a[$i] = _mm512_set1_epi32(*at.offsets.add($i));
                             b[$i] = a[$i];
-                            c[$i] = a[$i];
                         }
                     )*};
                 }
                 rows!(begin);
                 for _ in 0..blocks {
-                    for t in 0..NT {
+                    for t in 0..2 {
                         for line in 0..8 {
                             let line = at.codes.wrapping_add(t * at.code_apart + 64 * line);
                             prefetch_ahead(line);
@@ -580,16 +579,12 @@ unsafe impl Lines for Vnni {
                     for _ in 0..8 {
                         let u = __m512i::load(at.codes);
                         let v = __m512i::load(at.codes.add(at.code_apart));
-                        let w = __m512i::load(at.codes.add((NT - 1) * at.code_apart));
                         macro_rules! dot {
                             ($($i:literal)*) => {$(
                                 if $i < NB {
                                     let four = Self::four(at.xs, $i);
                                     a[$i] = _mm512_dpbusd_epi32(a[$i], u, four);
                                     b[$i] = _mm512_dpbusd_epi32(b[$i], v, four);
-                                    if NT > 2 {
-                                        c[$i] = _mm512_dpbusd_epi32(c[$i], w, four);
-                                    }
                                 }
                             )*};
                         }
@@ -597,16 +592,11 @@ unsafe impl Lines for Vnni {
                         at.pass::<NB>(64, 4);
                     }
                 }
-                for t in 0..NT {
+                for (t, sums) in [&a, &b].into_iter().enumerate() {
                     let head = at.head.wrapping_add(t * at.head_apart);
                     let s = match w.scales.is_empty() {
                         true => unit,
                         false => _mm512_mul_ps(Self::load_f16(head), unit),
-                    };
-                    let sums = match t {
-                        0 => &a,
-                        1 => &b,
-                        _ => &c,
                     };
                     macro_rules! end {
                         ($($i:literal)*) => {$(
